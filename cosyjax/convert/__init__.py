@@ -1,0 +1,1 @@
+"""Official checkpoints in and out; the only folder that may import torch."""

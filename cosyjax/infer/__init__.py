@@ -1,0 +1,1 @@
+"""Jitted synthesis: bundle, decode, flow, vocoder, voices."""

@@ -1,0 +1,1 @@
+"""Files: audio, safetensors, atomic writing."""

@@ -1,0 +1,1 @@
+"""Small Linen modules with `__call__` and, where they stream, `step`."""

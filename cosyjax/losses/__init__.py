@@ -1,0 +1,1 @@
+"""Training objectives: arrays in, scalars and metrics out."""

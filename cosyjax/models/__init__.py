@@ -1,0 +1,1 @@
+"""One box of the paper per file, its config beside it."""

@@ -1,0 +1,1 @@
+"""Text normalisation, splitting and tokenization; no arrays."""

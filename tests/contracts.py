@@ -1,0 +1,129 @@
+"""The shared contracts: what must hold of every layer that streams, pads or looks ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TOLERANCE = 2e-5
+
+
+def assert_streams(
+    module: Any,
+    variables: Any,
+    x: jax.Array,
+    calls: Sequence[Sequence[int]],
+    *,
+    lookahead: int = 0,
+    init_args: tuple[Any, ...] = (),
+    atol: float = TOLERANCE,
+) -> None:
+    """Speaking in pieces equals speaking at once, in values and in gradients by input and params.
+
+    The module has `__call__(x)`, `init_state(batch, *init_args)` and `step(x, state)`, or
+    `step(x, state, lookahead)` where it peeks at `lookahead` further frames (zeros at the end).
+
+    Args:
+      module: an unbound Linen module.
+      variables: {"params": ...}.
+      x: [B, T, D].
+      calls: ways to cut T, such as [(5, 5, 10), (20,)]; the last call may be uneven.
+      lookahead: frames that a step sees beyond its own.
+      init_args: further arguments of `init_state`, such as the length of a cache.
+      atol: largest difference allowed.
+    """
+    whole_fn = lambda v, x: module.apply(v, x)  # noqa: E731
+    whole = whole_fn(variables, x)
+    weights = jax.random.normal(jax.random.key(7), whole.shape)
+    wanted = jax.grad(lambda v, x: jnp.sum(whole_fn(v, x) * weights), (0, 1))(variables, x)
+    for sizes in calls:
+        assert sum(sizes) == x.shape[1], "a test must cut the whole input"
+
+        def pieces(v: Any, x: jax.Array, sizes: Sequence[int] = sizes) -> jax.Array:
+            return _in_pieces(module, v, x, sizes, lookahead, init_args)
+
+        got = pieces(variables, x)
+        np.testing.assert_allclose(got, whole, atol=atol, rtol=0, err_msg=f"calls {sizes}")
+        grads = jax.grad(lambda v, x: jnp.sum(pieces(v, x) * weights), (0, 1))(variables, x)
+        scale = max(1.0, max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(wanted)))
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a / scale, b / scale, atol=10 * atol, rtol=0)
+
+
+def _in_pieces(
+    module: Any, v: Any, x: jax.Array, sizes: Sequence[int], lookahead: int, init_args: Any
+) -> jax.Array:
+    state = module.apply(v, x.shape[0], *init_args, method="init_state")
+    padded = jnp.pad(x, ((0, 0), (0, lookahead), (0, 0)))
+    outputs, start = [], 0
+    for size in sizes:
+        args = [x[:, start : start + size], state]
+        if lookahead:
+            args.append(padded[:, start + size : start + size + lookahead])
+        y, state = module.apply(v, *args, method="step")
+        outputs.append(y)
+        start += size
+    return jnp.concatenate(outputs, axis=1)
+
+
+def assert_padding_inert(
+    fn: Callable[[jax.Array, jax.Array], Any],
+    x: jax.Array,
+    lengths: Sequence[int],
+    *,
+    ratio: float = 1.0,
+    atol: float = TOLERANCE,
+) -> None:
+    """NaN in the padding changes no valid output, each row equals itself alone, rows do not talk.
+
+    Args:
+      fn: (x [B, T, ...], lengths [B]) -> [B, T', ...] array.
+      x: [B, T, ...] float input; positions beyond `lengths` are overwritten.
+      lengths: valid frames per row.
+      ratio: output frames per input frame.
+      atol: largest difference allowed.
+    """
+    lengths_array = jnp.asarray(lengths)
+    valid = jnp.arange(x.shape[1]) < lengths_array[:, None]
+    valid = valid.reshape(valid.shape + (1,) * (x.ndim - 2))
+    zeros = np.asarray(fn(jnp.where(valid, x, 0.0), lengths_array))
+    poison = np.asarray(fn(jnp.where(valid, x, jnp.nan), lengths_array))
+    for row, length in enumerate(lengths):
+        keep = int(length * ratio)
+        alone = np.asarray(fn(x[row : row + 1, :length], lengths_array[row : row + 1]))[0, :keep]
+        assert np.all(np.isfinite(poison[row, :keep])), f"row {row}: padding leaks NaN"
+        np.testing.assert_allclose(poison[row, :keep], zeros[row, :keep], atol=0, rtol=0)
+        np.testing.assert_allclose(poison[row, :keep], alone, atol=atol, rtol=0)
+
+
+def assert_causal(
+    fn: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    *,
+    last_seen: Callable[[int], int],
+    ratio: int = 1,
+) -> None:
+    """Output frame t moves with input frame `last_seen(t)` and with none after it.
+
+    Args:
+      fn: [B, T, D] -> [B, T * ratio, E].
+      x: [B, T, D].
+      last_seen: the furthest input frame that output frame t may see.
+      ratio: output frames per input frame.
+    """
+    num_frames = x.shape[1]
+
+    def energy(x: jax.Array) -> jax.Array:
+        y = fn(x)
+        probe = jax.random.normal(jax.random.key(3), y.shape[2:])
+        return jnp.sum(y * probe, axis=(0, 2))
+
+    jacobian = np.asarray(jnp.sum(jnp.abs(jax.jacrev(energy)(x)), axis=(1, 3)))  # [T', T]
+    for t in range(num_frames * ratio):
+        edge = min(last_seen(t), num_frames - 1)
+        assert np.all(jacobian[t, edge + 1 :] == 0), f"frame {t} sees beyond {edge}"
+        assert jacobian[t, edge] > 0, f"frame {t} does not see {edge}: a dead layer"
