@@ -1,0 +1,38 @@
+"""Short tables of lengths: every call is padded to one of them, so programs are compiled once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cosyjax.errors import InputError
+
+# About 1.4 between neighbours: the work on padding stays below 30 % on average, and a dozen
+# programs serve every request.
+TEXT_TOKENS = (16, 32, 64, 128, 256, 512, 1024)
+PROMPT_TOKENS = (0, 64, 128, 256, 512, 768)
+MAX_TOKENS = (128, 256, 512, 1024, 2048, 4096)
+SPEECH_TOKENS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 7500)
+MEL_FRAMES = tuple(2 * length for length in SPEECH_TOKENS)
+AUDIO_SECONDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 30)
+
+
+def bucket(length: int, table: tuple[int, ...], what: str) -> int:
+    """Returns the smallest entry of `table` that holds `length`.
+
+    Raises:
+      InputError: `length` is beyond the table.
+    """
+    for size in table:
+        if length <= size:
+            return size
+    raise InputError(f"{length} {what}; at most {table[-1]} fit in one piece: split the input")
+
+
+def pad_to(x: Any, size: int, axis: int = 0) -> np.ndarray:
+    """Pads an array with zeros at the end of `axis` up to `size`."""
+    x = np.asarray(x)
+    width = [(0, 0)] * x.ndim
+    width[axis] = (0, size - x.shape[axis])
+    return np.pad(x, width)
