@@ -1,0 +1,31 @@
+"""Softmax attention over given keys, with a mask and no cache."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cosyjax.ops import product
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, compute: str = "float32"
+) -> jax.Array:
+    """Weighs values by softmax(query . key / sqrt(P)), the softmax in float32.
+
+    Args:
+      query: [B, T, H, P].
+      key: [B, S, H, P].
+      value: [B, S, H, P]; what is masked must still be finite.
+      mask: [B, T or 1, S], True = may look. A row that may look nowhere gets the mean of all
+        values rather than NaN.
+      compute: operand type of the products.
+
+    Returns:
+      [B, T, H, P] float32.
+    """
+    scaled = query * jnp.float32(query.shape[-1] ** -0.5)
+    scores = product.einsum("bthp,bshp->bhts", scaled, key, compute=compute)
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return product.einsum("bhts,bshp->bthp", weights, value, compute=compute)
