@@ -1,0 +1,185 @@
+"""Pre-norm decoder blocks with RMSNorm and SwiGLU, and a stack of them (Qwen2, arXiv 2407.10671).
+
+A stack is either unrolled (`layers_0`, `layers_1`, ...: the canonical tree, fastest to decode) or
+scanned over parameters with a leading layer axis (`layers`: compile time flat in depth, for
+training). `layers.stacking` turns one tree into the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from cosyjax.errors import InputError
+from cosyjax.layers.attention import GroupedQueryAttention, KVCache, Span
+from cosyjax.layers.basic import Dense, RMSNorm
+
+REMAT_POLICIES = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a stack of blocks."""
+
+    num_layers: int = 24  # blocks
+    embed_dim: int = 896  # width of the residual stream
+    num_heads: int = 14  # query heads
+    num_kv_heads: int = 2  # key-value heads; divides num_heads
+    head_dim: int = 64  # width of a head; even
+    mlp_dim: int = 4864  # width of the gated MLP
+    rope_theta: float = 1e6  # base of the rotary wavelengths
+    norm_epsilon: float = 1e-6  # added to the mean square in RMSNorm
+    compute: str = "float32"  # operand type of products, see ops.product
+    fused: bool = False  # inference only: qkv in one kernel, gate and up in another
+    scan_layers: bool = False  # parameters stacked over layers, blocks run by a scan
+    remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise InputError(
+                f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
+                f"{self.num_kv_heads} and head_dim={self.head_dim} must be even"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise InputError(f"remat={self.remat!r}; allowed: {', '.join(REMAT_POLICIES)}")
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    mlp_dim: int
+    compute: str = "float32"
+    fused: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D]."""
+        dense = lambda width, axes, name: Dense(  # noqa: E731
+            width, axes, use_bias=False, compute=self.compute, name=name
+        )
+        if self.fused:
+            both = dense(2 * self.mlp_dim, ("embed", "mlp"), "gate_up")(x)
+            gate, up = both[..., : self.mlp_dim], both[..., self.mlp_dim :]
+        else:
+            gate = dense(self.mlp_dim, ("embed", "mlp"), "gate")(x)
+            up = dense(self.mlp_dim, ("embed", "mlp"), "up")(x)
+        return dense(x.shape[-1], ("mlp", "embed"), "down")(jax.nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.attention_norm = RMSNorm(c.norm_epsilon)
+        self.attention = GroupedQueryAttention(
+            c.num_heads,
+            c.num_kv_heads,
+            c.head_dim,
+            features=c.embed_dim,
+            rope_theta=c.rope_theta,
+            compute=c.compute,
+            fused=c.fused,
+        )
+        self.mlp_norm = RMSNorm(c.norm_epsilon)
+        self.mlp = SwiGLU(c.mlp_dim, c.compute, c.fused)
+
+    def init_state(self, batch: int, max_length: int) -> KVCache:
+        """Returns an empty cache for `max_length` positions."""
+        return self.attention.init_state(batch, max_length)
+
+    def __call__(self, x: jax.Array, span: Span = Span()) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D]."""
+        return self.advance(x, None, span)[0]
+
+    def step(self, x: jax.Array, cache: KVCache, span: Span = Span()) -> tuple[jax.Array, Any]:
+        """x: [B, T, D], the next positions -> (y, cache)."""
+        return self.advance(x, cache, span)
+
+    def advance(
+        self, x: jax.Array, cache: KVCache | None, span: Span
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Both of the above; see `GroupedQueryAttention.advance`."""
+        y, cache = self.attention.advance(self.attention_norm(x), cache, span)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and the final norm."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        c = self.config
+        block = _remat(Block, c.remat)
+        if c.scan_layers:
+            scanned = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=c.num_layers,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+                methods=["advance"],
+            )
+            self.layers = scanned(c)
+        else:
+            self.layers = [block(c) for _ in range(c.num_layers)]
+        self.norm = RMSNorm(c.norm_epsilon)
+
+    def init_state(self, batch: int, max_length: int) -> Any:
+        """Returns empty caches: a tuple of one per layer, or one stacked cache when scanned."""
+        c = self.config
+        make = lambda: KVCache.zeros(batch, c.num_kv_heads, max_length, c.head_dim)  # noqa: E731
+        if not c.scan_layers:
+            return tuple(make() for _ in range(c.num_layers))
+        return jax.tree.map(lambda a: jax.numpy.stack([a] * c.num_layers), make())
+
+    def __call__(self, x: jax.Array, span: Span = Span()) -> jax.Array:
+        """x: [B, T, D] -> [B, T, D] after the final norm."""
+        return self.norm(self._run(x, None, span)[0])
+
+    def step(self, x: jax.Array, caches: Any, span: Span = Span()) -> tuple[jax.Array, Any]:
+        """x: [B, T, D], the next positions -> (y [B, T, D] after the final norm, caches)."""
+        x, caches = self._run(x, caches, span)
+        return self.norm(x), caches
+
+    def _run(self, x: jax.Array, caches: Any, span: Span) -> tuple[jax.Array, Any]:
+        if self.config.scan_layers:
+            return self.layers.advance(x, caches, span)
+        new = []
+        for index, layer in enumerate(self.layers):
+            x, cache = layer.advance(x, None if caches is None else caches[index], span)
+            new.append(cache)
+        return x, None if caches is None else tuple(new)
+
+
+def _remat(block: Any, policy: str) -> Any:
+    if policy == "none":
+        return block
+    saveable = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # A scan already keeps the compiler from undoing the recomputation; unrolled layers need it.
+    return nn.remat(block, policy=saveable if policy == "dots" else None, methods=["advance"])
+
+
+def position(caches: Any) -> jax.Array:
+    """Returns [B] int32, how many valid positions the caches hold."""
+    return caches[0].position if isinstance(caches, tuple) else caches.position[0]
+
+
+def lengthen(caches: Any, max_length: int) -> Any:
+    """Returns the caches with room for `max_length` positions."""
+
+    def grow(cache: KVCache) -> KVCache:
+        more = max_length - cache.k.shape[-2]
+        widths = [(0, 0)] * (cache.k.ndim - 2) + [(0, more), (0, 0)]
+        pad = lambda a: jax.numpy.pad(a, widths)  # noqa: E731
+        return cache.replace(k=pad(cache.k), v=pad(cache.v))
+
+    return jax.tree.map(grow, caches, is_leaf=lambda node: isinstance(node, KVCache))

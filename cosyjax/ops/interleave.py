@@ -1,0 +1,134 @@
+"""The one place that lays text and speech tokens out as a sequence of the language model.
+
+CosyVoice 2 (arXiv 2412.10117), section 2.3. Training, decoding from a prompt and text-streaming
+decoding all call `interleave`, so they cannot drift apart.
+
+    unistream   sos, text 1..N, task, speech 1..M           targets from task on: speech, eos
+    bistream    sos, [n text, m speech] * (N // n), rest of the text, task, rest of the speech
+
+In a full block of the bistream layout the last text position predicts the first speech token and
+the last speech position predicts `fill` ("I need more text"); `fill` itself is never an input.
+The unistream layout is the bistream layout without full blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SPECIAL, TEXT, SPEECH, PADDING = 0, 1, 2, 3  # which table an id belongs to
+SOS, TASK = 0, 1  # ids of kind SPECIAL
+IGNORED = -1  # target of a position that is not learned
+
+
+class Layout(NamedTuple):
+    """A batch of sequences: `ids[b, l]` is a row of the table that `kinds[b, l]` names."""
+
+    ids: jax.Array  # [B, L] int32
+    kinds: jax.Array  # [B, L] int32, SPECIAL, TEXT, SPEECH or PADDING
+    targets: jax.Array  # [B, L] int32 speech ids, IGNORED where nothing is learned
+    lengths: jax.Array  # [B] int32, valid positions
+
+
+def choose_bistream(
+    draws: jax.Array, num_text: jax.Array, num_speech: jax.Array, ratio: tuple[int, int] = (5, 15)
+) -> jax.Array:
+    """Says which samples are laid out as bistream.
+
+    Args:
+      draws: [B] uniform in [0, 1), exactly one a sample, used or not.
+      num_text: [B] text tokens.
+      num_speech: [B] speech tokens.
+      ratio: text and speech tokens of a block.
+
+    Returns:
+      [B] bool: the draw is below one half and the speech is long enough to fill every block.
+    """
+    long_enough = num_speech * ratio[0] > num_text * ratio[1]
+    return (draws < 0.5) & long_enough
+
+
+def interleave(
+    text: jax.Array,
+    num_text: jax.Array,
+    speech: jax.Array,
+    num_speech: jax.Array,
+    bistream: jax.Array | None = None,
+    *,
+    codebook_size: int,
+    ratio: tuple[int, int] = (5, 15),
+    with_targets: bool = True,
+) -> Layout:
+    """Lays out a batch.
+
+    Args:
+      text: [B, S] int32 text tokens, padded on the right.
+      num_text: [B] int32 valid text tokens.
+      speech: [B, T] int32 speech tokens (in decoding: the prompt's), padded on the right.
+      num_speech: [B] int32 valid speech tokens.
+      bistream: [B] bool, see `choose_bistream`; None is unistream throughout. Where it is set
+        and the speech ends inside a full block, the sequence ends there (a prompt whose block
+        is continued by decoding).
+      codebook_size: speech codes; eos is that id and fill the id after the next.
+      ratio: (n, m), text and speech tokens of a bistream block.
+      with_targets: False for a prompt, which has no targets.
+
+    Returns:
+      A Layout of static length S + T + 2, padded on the right.
+    """
+    n, m = ratio
+    num_text, num_speech = num_text.astype(jnp.int32), num_speech.astype(jnp.int32)
+    num_blocks = jnp.zeros_like(num_text) if bistream is None else (num_text // n) * bistream
+    blocks_end = num_blocks * (n + m)
+    # q counts positions after sos; -1 is sos.
+    q = jnp.arange(text.shape[1] + speech.shape[1] + 2, dtype=jnp.int32)[None] - 1
+    in_blocks = q < blocks_end[:, None]
+    block, offset = q // (n + m), q % (n + m)
+    tail = q - blocks_end[:, None]  # position within what follows the full blocks
+    rest = (num_text - n * num_blocks)[:, None]  # text tokens there; then task
+
+    text_index = jnp.where(in_blocks, block * n + offset, n * num_blocks[:, None] + tail)
+    is_text = jnp.where(in_blocks, offset < n, tail < rest) & (q >= 0)
+    next_speech = jnp.where(in_blocks, block * m + offset - n + 1, m * num_blocks[:, None])
+    next_speech = next_speech + jnp.where(in_blocks, 0, tail - rest)  # the one to be predicted
+    is_task = ~in_blocks & (tail == rest)
+    is_speech = ~is_text & ~is_task & (q >= 0) & (next_speech <= num_speech[:, None])
+
+    lengths = _length(num_text, num_speech, num_blocks, ratio)
+    valid = (q + 1) < lengths[:, None]
+    kinds = jnp.where(is_text, TEXT, jnp.where(is_speech, SPEECH, SPECIAL))
+    kinds = jnp.where(valid, kinds, PADDING)
+    special = jnp.where(q < 0, SOS, TASK)
+    ids = jnp.where(kinds == TEXT, _take(text, text_index), special)
+    ids = jnp.where(kinds == SPEECH, _take(speech, next_speech - 1), ids)
+    ids = jnp.where(valid, ids, 0)
+
+    targets = jnp.full_like(ids, IGNORED)
+    if with_targets:
+        first = jnp.where(in_blocks, n - 1, rest)  # from here on a block predicts speech
+        learned = valid & (q >= 0) & (jnp.where(in_blocks, offset, tail) >= first)
+        ended = jnp.where(in_blocks, offset == n + m - 1, next_speech >= num_speech[:, None])
+        end_id = jnp.where(in_blocks, codebook_size + 2, codebook_size)
+        target = jnp.where(ended, end_id, _take(speech, next_speech))
+        targets = jnp.where(learned, target, IGNORED)
+    return Layout(*(x.astype(jnp.int32) for x in (ids, kinds, targets)), lengths)
+
+
+def _length(
+    num_text: jax.Array, num_speech: jax.Array, num_blocks: jax.Array, ratio: tuple[int, int]
+) -> jax.Array:
+    """Valid positions; a sequence that ends inside a block has neither later text nor task."""
+    n, m = ratio
+    whole = num_text + num_speech + 2
+    used = -(-num_speech // m)  # blocks that the speech reaches
+    cut = 1 + used * n + num_speech
+    return jnp.where(num_speech < num_blocks * m, cut, whole)
+
+
+def _take(tokens: jax.Array, index: jax.Array) -> jax.Array:
+    """tokens[b, index[b, l]], clipped; an empty table gives zeros."""
+    if tokens.shape[1] == 0:
+        return jnp.zeros(index.shape, tokens.dtype)
+    return jnp.take_along_axis(tokens, jnp.clip(index, 0, tokens.shape[1] - 1), axis=1)
