@@ -25,7 +25,7 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], path: str = "") -> Config:
-    """Builds the dataclass `cls`; raises InputError for an unknown key or a value of a wrong type."""
+    """Builds the dataclass `cls`; raises InputError for an unknown key or a wrong type."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     for key in values:
@@ -91,5 +91,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     wanted = origin or hint
     wrong_bool = isinstance(value, bool) and wanted is not bool
     if isinstance(wanted, type) and (not isinstance(value, wanted) or wrong_bool):
-        raise InputError(f"{path}={value!r} is a {type(value).__name__}; {wanted.__name__} is needed")
+        raise InputError(
+            f"{path}={value!r} is a {type(value).__name__}; {wanted.__name__} is needed"
+        )
     return value

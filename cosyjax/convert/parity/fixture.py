@@ -31,9 +31,7 @@ class Fixture:
 
     def part(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Inputs and outputs of one part of a merged file, without the part's prefix."""
-        cut = len(name) + 1
-        pick = lambda d: {k[cut:]: v for k, v in d.items() if k.startswith(name + ".")}  # noqa: E731
-        return pick(self.inputs), pick(self.outputs)
+        return _below(self.inputs, name + "."), _below(self.outputs, name + ".")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +71,20 @@ def load_fixture(path: Path, keys_of: Any) -> Fixture:
         from safetensors.numpy import load_file
 
         tensors = load_file(path.with_suffix(".safetensors"))
-    pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
-    weights, recipe = pick("w."), meta.get("weights")
+    weights, recipe = _below(tensors, "w."), meta.get("weights")
     name = meta.get("name", path.stem)
     if isinstance(recipe, dict):
         keys = recipe.get("keys") or keys_of(name)
         weights |= rebuild(keys, int(recipe["seed"]), float(recipe.get("gain", 1.0)))
-    return Fixture(name, path, meta, weights, pick("in."), pick("out."))
+    return Fixture(name, path, meta, weights, _below(tensors, "in."), _below(tensors, "out."))
+
+
+def _below(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def rebuild(keys: list[Any], seed: int, gain: float) -> dict[str, np.ndarray]:
-    """Draws the recipe's weights: one legacy numpy stream, one normal draw a key, scaled by kind."""
+    """Draws a recipe's weights: one numpy stream, one normal draw a key, scaled by kind."""
     stream = np.random.RandomState(seed)
     weights: dict[str, np.ndarray] = {}
     for name, shape in keys:

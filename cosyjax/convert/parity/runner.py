@@ -16,7 +16,7 @@ from cosyjax.convert.parity.fixture import Check, Fixture, load_fixture
 from cosyjax.errors import InputError
 
 # Each family module has FIXTURES: {fixture name: function(Fixture) -> iterable of Checks}.
-FAMILIES = ("audio", "speaker", "tokenizer", "lm", "flow", "vocoder", "stream", "text")
+FAMILIES = ("audio", "speaker", "tokenizer", "lm", "flow", "vocoder", "gan", "stream", "text")
 MANIFESTS = {
     "hift_full": "hift",
     "s3tokenizer_full": "s3tokenizer_v2",
@@ -101,7 +101,8 @@ def compare(fixture: str, check: Check) -> Row:
         same = bool(np.all(actual == expected))
         distance = float(np.max(actual != expected)) if expected.size else 0.0
         verdict = "ok" if same else "FAIL"
-        return Row(fixture, check.tensor, expected.shape, distance, distance, 0.0, verdict, "exact")
+        row = (fixture, check.tensor, expected.shape, distance, distance, 0.0)
+        return Row(*row, verdict, check.reason or "exact")
     return _compare_floats(fixture, check, actual, expected)
 
 
@@ -130,9 +131,10 @@ def manifest_keys(fixture: str) -> list[Any]:
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
     """Formats rows as they come."""
-    yield f"{'fixture':<20} {'tensor':<38} {'shape':<16} {'max abs':>9} {'relative':>9} {'bound':>8}"
+    head = ("fixture", "tensor", "shape", "max abs", "relative", "bound")
+    yield "{:<20} {:<38} {:<16} {:>9} {:>9} {:>8}".format(*head)
     for row in rows:
-        yield (
-            f"{row.fixture:<20} {row.tensor:<38} {'x'.join(map(str, row.shape)) or 'scalar':<16} "
-            f"{row.max_abs:9.2e} {row.relative:9.2e} {row.tolerance:8.0e} {row.verdict:<4} {row.note}"
-        )
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        numbers = f"{row.max_abs:9.2e} {row.relative:9.2e} {row.tolerance:8.0e}"
+        where = f"{row.fixture:<20} {row.tensor:<38} {shape:<16}"
+        yield f"{where} {numbers} {row.verdict:<4} {row.note}".rstrip()

@@ -1,0 +1,29 @@
+"""`cosyjax voices`."""
+
+from __future__ import annotations
+
+import argparse
+
+from cosyjax.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    common.add_bundle(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a line per voice: name, seconds of prompt, note."""
+    folder = common.bundle_folder(args)
+    from cosyjax import shapes
+    from cosyjax.infer.bundle import load_bundle
+
+    bundle = load_bundle(folder, modules=())
+    for name in sorted(bundle.voices):
+        voice = bundle.voices[name]
+        seconds = len(voice.speech_tokens) / shapes.TOKEN_RATE_HZ
+        kind = f"{seconds:5.1f} s prompt" if voice.has_prompt else "embedding only"
+        print(f"{name:<20} {kind:<15} {voice.note or voice.prompt_text[:60]}")
+    if not bundle.voices:
+        print("no voices; make one with `cosyjax clone`")
+    return 0

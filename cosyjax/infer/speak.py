@@ -1,0 +1,226 @@
+"""One piece of text to a waveform: text-speech LM, flow matching, vocoder.
+
+Whole-utterance synthesis. What each official mode hands to which stage is in `make_conditions`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax import shapes
+from cosyjax.errors import InputError, nearest
+from cosyjax.infer import buckets
+from cosyjax.infer.acoustic import tokens_to_mel
+from cosyjax.infer.decode import Generated, SamplingConfig, generate
+from cosyjax.infer.stages import Stages
+from cosyjax.infer.vocode import mel_to_wav
+from cosyjax.infer.voice import Voice
+from cosyjax.ops import noise as noise_ops
+from cosyjax.ops.stretch import stretch
+
+MODES = ("zero_shot", "cross_lingual", "instruct", "sft")
+LM_STREAM, VOCODER_STREAM, NOISE_STREAM, RETRY_STREAM = range(4)
+NO_TOKENS = np.zeros(0, np.int32)
+NO_MEL = np.zeros((0, shapes.NUM_MELS), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """Numbers of whole-utterance synthesis; the defaults are the official ones."""
+
+    min_tokens_per_text_token: float = 2.0
+    max_tokens_per_text_token: float = 20.0
+    num_steps: int = 10  # Euler steps of the flow
+    guidance_scale: float = 0.7
+    max_retries: int = 1  # new draws after the runaway guard stopped the LM
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What the LM and the flow see of a voice."""
+
+    lm_text_tokens: np.ndarray  # [S] before the text to speak
+    lm_speech_tokens: np.ndarray  # [T] that the LM continues
+    flow_tokens: np.ndarray  # [T] of the prompt
+    flow_mel: np.ndarray  # [2T, 80] of the prompt
+    speaker_embedding: np.ndarray  # [192]
+
+
+def default_mode(voice: Voice) -> str:
+    """zero_shot with a transcribed prompt, cross_lingual with an untranscribed one, else sft."""
+    if not voice.has_prompt:
+        return "sft"
+    transcribed = bool(voice.prompt_text) or voice.prompt_text_tokens is not None
+    return "zero_shot" if transcribed else "cross_lingual"
+
+
+def make_conditions(voice: Voice, mode: str, text_tokens: list[int]) -> Conditions:
+    """Chooses what each stage sees.
+
+    Args:
+      voice: the speaker.
+      mode: "zero_shot" (LM and flow continue the prompt), "cross_lingual" (only the flow sees it),
+        "instruct" (the LM reads an instruction instead), "sft" (the embedding alone).
+      text_tokens: tokens of the transcript (zero_shot) or of the instruction (instruct).
+
+    Raises:
+      InputError: an unknown mode, or a voice without a prompt where one is needed.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode={mode!r}; {nearest(mode, MODES)}")
+    if mode == "zero_shot" and not (voice.has_prompt and text_tokens):
+        raise InputError(
+            f"voice {voice.name!r} has no transcribed prompt, so it cannot be continued; "
+            "make it with a transcript, or use mode='cross_lingual' or 'sft'"
+        )
+    if mode in ("cross_lingual", "instruct") and not voice.has_prompt:
+        raise InputError(f"voice {voice.name!r} has no prompt; use mode='sft'")
+    prompt = voice.speech_tokens if mode != "sft" else NO_TOKENS
+    return Conditions(
+        lm_text_tokens=np.asarray(
+            text_tokens if mode in ("zero_shot", "instruct") else [], np.int32
+        ),
+        lm_speech_tokens=voice.speech_tokens if mode == "zero_shot" else NO_TOKENS,
+        flow_tokens=prompt,
+        flow_mel=voice.prompt_mel if mode != "sft" else NO_MEL,
+        speaker_embedding=voice.speaker_embedding,
+    )
+
+
+def text_to_tokens(
+    stages: Stages,
+    text_tokens: np.ndarray,
+    conditions: Conditions,
+    key: jax.Array,
+    sampling: SamplingConfig,
+    config: SynthesisConfig,
+) -> np.ndarray:
+    """Decodes the speech tokens of one piece.
+
+    Args:
+      stages: the models.
+      text_tokens: [S] of the piece, not empty.
+      conditions: the voice.
+      key: decides every draw; the same key gives the same tokens.
+      sampling: how tokens are drawn.
+      config: length ratios and retries.
+
+    Returns:
+      [T] int32, without stop tokens; empty if the LM stopped at once.
+    """
+    max_tokens = int(config.max_tokens_per_text_token * len(text_tokens))
+    max_tokens = min(max_tokens, buckets.MAX_TOKENS[-1])
+    for attempt in range(config.max_retries + 1):
+        salt = LM_STREAM if attempt == 0 else RETRY_STREAM + attempt
+        made = _generate(
+            stages,
+            np.concatenate([conditions.lm_text_tokens, text_tokens]),
+            conditions.lm_speech_tokens,
+            jax.random.fold_in(key, salt),
+            sampling,
+            limits=(int(config.min_tokens_per_text_token * len(text_tokens)), max_tokens),
+        )
+        if not bool(made.runaway[0]):
+            break
+    return np.asarray(made.tokens)[0, : int(made.num_tokens[0])]
+
+
+def _generate(
+    stages: Stages,
+    text: np.ndarray,
+    prompt: np.ndarray,
+    key: jax.Array,
+    sampling: SamplingConfig,
+    *,
+    limits: tuple[int, int],
+) -> Generated:
+    num_text = buckets.bucket(len(text), buckets.TEXT_TOKENS, "text tokens")
+    num_prompt = buckets.bucket(len(prompt), buckets.PROMPT_TOKENS, "prompt speech tokens")
+    one = lambda n: jnp.array([n], jnp.int32)  # noqa: E731
+    return generate(
+        *stages.lm,
+        text_tokens=buckets.pad_to(text, num_text)[None].astype(np.int32),
+        num_text=one(len(text)),
+        prompt_speech=buckets.pad_to(prompt, num_prompt)[None].astype(np.int32),
+        num_prompt_speech=one(len(prompt)),
+        min_tokens=one(limits[0]),
+        max_tokens=one(limits[1]),
+        key=key,
+        sampling=sampling,
+        max_length=buckets.bucket(limits[1], buckets.MAX_TOKENS, "speech tokens"),
+    )
+
+
+def tokens_to_wav(
+    stages: Stages,
+    tokens: np.ndarray,
+    conditions: Conditions,
+    key: jax.Array,
+    noise: np.ndarray | None,
+    *,
+    speed: float = 1.0,
+    config: SynthesisConfig = SynthesisConfig(),
+) -> np.ndarray:
+    """Speaks tokens: flow under the full mask, then the vocoder.
+
+    Args:
+      stages: the models.
+      tokens: [T] speech tokens.
+      conditions: the voice.
+      key: decides the vocoder's noise, and the flow's where `noise` is None.
+      noise: [frames, 80] fixed noise of the bundle, or None.
+      speed: above 1 is faster; the mel is stretched, the pitch stays.
+      config: solver steps and guidance.
+
+    Returns:
+      [N] float32 at 24 kHz.
+    """
+    if len(tokens) == 0:
+        return np.zeros(0, np.float32)
+    mel = tokens_to_frames(stages, tokens, conditions, key, noise, config)
+    if speed != 1.0:
+        mel = np.asarray(stretch(mel, max(1, int(len(mel) / speed))))
+    num_frames = len(mel)
+    size = buckets.bucket(num_frames, buckets.MEL_FRAMES, "mel frames")
+    wav = mel_to_wav(
+        *stages.vocoder,
+        buckets.pad_to(mel, size)[None],
+        jnp.array([num_frames], jnp.int32),
+        jax.random.fold_in(key, VOCODER_STREAM),
+    )
+    return np.asarray(wav)[0, : num_frames * shapes.SAMPLES_PER_FRAME]
+
+
+def tokens_to_frames(
+    stages: Stages,
+    tokens: np.ndarray,
+    conditions: Conditions,
+    key: jax.Array,
+    noise: np.ndarray | None,
+    config: SynthesisConfig = SynthesisConfig(),
+) -> np.ndarray:
+    """[T] speech tokens -> [2T, 80] mel frames, the prompt's frames cut off."""
+    num_prompt, total = len(conditions.flow_tokens), len(conditions.flow_tokens) + len(tokens)
+    size = buckets.bucket(total, buckets.SPEECH_TOKENS, "speech tokens with the prompt")
+    num_frames = shapes.FRAMES_PER_TOKEN * size
+    if noise is None:
+        frames = jnp.arange(num_frames)
+        noise = noise_ops.frame_noise(jax.random.fold_in(key, NOISE_STREAM), frames)
+    mel = tokens_to_mel(
+        *stages.flow,
+        speech_tokens=buckets.pad_to(np.concatenate([conditions.flow_tokens, tokens]), size)[None],
+        num_tokens=jnp.array([total], jnp.int32),
+        prompt_mel=buckets.pad_to(conditions.flow_mel, num_frames)[None],
+        speaker_embedding=conditions.speaker_embedding[None],
+        noise=noise[:num_frames],
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+        streaming=False,
+        finalize=True,
+    )
+    start, stop = shapes.FRAMES_PER_TOKEN * num_prompt, shapes.FRAMES_PER_TOKEN * total
+    return np.asarray(mel)[0, start:stop]

@@ -1,0 +1,80 @@
+"""The five models of a bundle, made ready for inference: folded, fused, with their compute type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+
+from cosyjax.infer.bundle import BundleConfig
+from cosyjax.infer.compute import ComputePlan
+from cosyjax.infer.decode import prepare_for_decode
+from cosyjax.models import hift, speaker_encoder
+from cosyjax.models.flow import FlowMatching
+from cosyjax.models.speech_tokenizer import SpeechTokenizer
+from cosyjax.models.text_speech_lm import TextSpeechLM
+
+
+class Stage(NamedTuple):
+    """A module (a frozen description) and its parameters."""
+
+    model: Any
+    params: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """Everything between text tokens and waveform; a stage that was not asked for is None."""
+
+    lm: Any = None
+    flow: Any = None
+    vocoder: Any = None
+    speech_tokenizer: Any = None
+    speaker_encoder: Any = None
+
+
+Prepare = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def _as_is(params: Any, config: Any) -> tuple[Any, Any]:
+    return params, config
+
+
+# Stage name -> (module in the bundle, class, what makes parameters ready for inference).
+TABLE: dict[str, tuple[str, Any, Prepare]] = {
+    "lm": ("text_speech_lm", TextSpeechLM, prepare_for_decode),
+    "flow": ("flow", FlowMatching, _as_is),
+    "vocoder": ("vocoder", hift.HiFT, hift.fold_weight_norm),
+    "speech_tokenizer": ("speech_tokenizer", SpeechTokenizer, _as_is),
+    "speaker_encoder": (
+        "speaker_encoder",
+        speaker_encoder.SpeakerEncoder,
+        speaker_encoder.fold_batch_norm,
+    ),
+}
+
+
+def make_stages(
+    config: BundleConfig,
+    params: dict[str, Any],
+    plan: ComputePlan,
+    names: Collection[str] = tuple(TABLE),
+) -> Stages:
+    """Prepares models: norms folded, projections fused, parameters on the device.
+
+    Args:
+      config: sizes.
+      params: {module name: tree}; an entry is dropped once it is prepared, so that a model is not
+        held twice.
+      plan: operand type per stage.
+      names: which stages.
+    """
+    made = {}
+    for name in names:
+        module, cls, prepare = TABLE[name]
+        sized = dataclasses.replace(getattr(config, name), compute=getattr(plan, name))
+        ready, sized = prepare(params.pop(module), sized)
+        made[name] = Stage(cls(sized), jax.device_put(ready))
+    return Stages(**made)

@@ -1,0 +1,254 @@
+"""`cosyjax.load(bundle)` and the object that speaks.
+
+tts = cosyjax.load("cosyvoice2-bundle")
+speech = tts.synthesize("Hello there.", voice="anna")
+speech.save("hello.wav")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cosyjax import shapes
+from cosyjax.errors import InputError, nearest
+from cosyjax.infer import prompt, speak
+from cosyjax.infer.bundle import Bundle, load_bundle
+from cosyjax.infer.compute import ComputePlan, enable_compilation_cache, make_plan
+from cosyjax.infer.decode import SamplingConfig
+from cosyjax.infer.speak import SynthesisConfig
+from cosyjax.infer.stages import Stages, make_stages
+from cosyjax.infer.voice import Voice, load_voice
+from cosyjax.io import audio
+from cosyjax.text import normalize
+
+MAX_CHARACTERS = 10_000
+END_OF_PROMPT = "<|endofprompt|>"
+MIN_SPEED, MAX_SPEED = 0.25, 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a progress callback is told after each piece."""
+
+    piece: int  # 1-based
+    num_pieces: int
+    audio_s: float
+    elapsed_s: float
+
+    @property
+    def left_s(self) -> float:
+        """Estimated seconds until the last piece is done."""
+        return self.elapsed_s / self.piece * (self.num_pieces - self.piece)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A finished synthesis."""
+
+    wav: np.ndarray  # [N] float32 in [-0.99, 0.99]
+    sample_rate_hz: int
+    pieces: tuple[str, ...]  # the normalised text, as it was split
+    speech_tokens: tuple[np.ndarray, ...]  # of each piece, 25 Hz
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return len(self.wav) / self.sample_rate_hz
+
+    def save(self, path: Path | str) -> None:
+        """Writes wav, flac, ogg or mp3, by the suffix of `path`."""
+        audio.write_audio(path, self.wav, self.sample_rate_hz)
+
+
+def load(bundle: Path | str, *, dtype: str | None = None) -> Synthesizer:
+    """Loads a bundle folder and makes it ready to speak.
+
+    Args:
+      bundle: folder made by `cosyjax convert`.
+      dtype: "float32" (the official numbers), "bfloat16" (bf16 operands in LM and flow, float32
+        accumulation), or None for the faster of both on this machine.
+
+    Raises:
+      InputError: no bundle there, a damaged file, or an unknown dtype.
+    """
+    plan = make_plan(dtype)
+    enable_compilation_cache()
+    return Synthesizer(load_bundle(Path(bundle)), plan)
+
+
+class Synthesizer:
+    """A loaded bundle. Holds parameters and voices, and nothing that a call could change."""
+
+    def __init__(self, bundle: Bundle, plan: ComputePlan) -> None:
+        self.bundle = bundle
+        self.plan = plan
+        self.stages: Stages = make_stages(bundle.config, dict(bundle.params), plan)
+        self.tokenizer = bundle.tokenizer
+        self.sample_rate_hz = shapes.SAMPLE_RATE_HZ
+
+    def voices(self) -> list[str]:
+        """Names of the voices that lie in the bundle."""
+        return sorted(self.bundle.voices)
+
+    def voice(self, name: str | Path | Voice) -> Voice:
+        """Finds a voice by name, or loads a voice file.
+
+        Raises:
+          InputError: neither a voice of the bundle nor a file, naming the nearest.
+        """
+        if isinstance(name, Voice):
+            return name
+        if str(name) in self.bundle.voices:
+            return self.bundle.voices[str(name)]
+        if str(name).endswith(".safetensors"):
+            return load_voice(Path(name))
+        known = self.voices()
+        hint = nearest(str(name), known) if known else "the bundle has none: `cosyjax clone` one"
+        raise InputError(f"no voice {str(name)!r}; {hint}")
+
+    def clone(self, path: Path | str, transcript: str, *, name: str = "", note: str = "") -> Voice:
+        """Makes a voice from a prompt recording (0.5 to 30 s) and what is said in it.
+
+        Raises:
+          InputError: the recording or the transcript cannot serve; see `prompt.read_prompt`.
+        """
+        spoken = self.normalize(transcript) if transcript.strip() else ""
+        return prompt.make_voice(self.stages, path, spoken, name=name or Path(path).stem, note=note)
+
+    def normalize(self, text: str) -> str:
+        """Normalises a text as a whole, as prompt transcripts are."""
+        return normalize.normalize(text, normalize.load_spoken_forms())
+
+    def pieces(self, text: str, *, normalized: bool = False) -> list[str]:
+        """Normalises and splits a text into the pieces that are spoken one by one.
+
+        Raises:
+          InputError: nothing to speak, or more than MAX_CHARACTERS.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise InputError(
+                f"the text has {len(text)} characters; at most {MAX_CHARACTERS} go into one call: "
+                "speak it chapter by chapter"
+            )
+        pieces = normalize.normalize_and_split(
+            text,
+            self.tokenizer.encode,
+            enabled=not normalized,
+            spoken_forms=normalize.load_spoken_forms(),
+        )
+        pieces = [piece for piece in pieces if self.tokenizer.encode(piece)]
+        if not pieces or all(normalize.is_only_punctuation(p.replace(" ", "")) for p in pieces):
+            raise InputError(f"nothing to speak in {text[:40]!r}: give a text with words in it")
+        return pieces
+
+    def conditions(
+        self, voice: str | Path | Voice, mode: str | None = None, instruct: str = ""
+    ) -> speak.Conditions:
+        """Resolves a voice and a mode to what the models see; see `speak.make_conditions`."""
+        found = self.voice(voice)
+        mode = mode or ("instruct" if instruct else speak.default_mode(found))
+        if mode == "instruct":
+            if not instruct.strip():
+                raise InputError("mode='instruct' needs an instruction; pass instruct='...'")
+            ending = "" if instruct.endswith(END_OF_PROMPT) else END_OF_PROMPT
+            tokens = self.tokenizer.encode(instruct + ending)
+        elif found.prompt_text_tokens is not None:
+            tokens = list(found.prompt_text_tokens)
+        else:
+            tokens = self.tokenizer.encode(found.prompt_text)
+        return speak.make_conditions(found, mode, tokens)
+
+    def speak_pieces(
+        self,
+        pieces: list[str],
+        conditions: speak.Conditions,
+        *,
+        seed: int = 0,
+        speed: float = 1.0,
+        sampling: SamplingConfig | None = None,
+        config: SynthesisConfig = SynthesisConfig(),
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (speech tokens [T], wav [N]) of each piece in turn.
+
+        The draws of a piece depend on `seed` and its number, not on the pieces before it.
+        """
+        if not MIN_SPEED <= speed <= MAX_SPEED:
+            raise InputError(f"speed={speed}; allowed: {MIN_SPEED} to {MAX_SPEED}")
+        sampling = sampling or self.bundle.config.sampling
+        for index, piece in enumerate(pieces):
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            text_tokens = np.asarray(self.tokenizer.encode(piece), np.int32)
+            tokens = speak.text_to_tokens(
+                self.stages, text_tokens, conditions, key, sampling, config
+            )
+            yield tokens, speak.tokens_to_wav(
+                self.stages, tokens, conditions, key, self.bundle.noise, speed=speed, config=config
+            )
+
+    def synthesize(
+        self,
+        text: str,
+        voice: str | Path | Voice,
+        *,
+        mode: str | None = None,
+        instruct: str = "",
+        seed: int = 0,
+        speed: float = 1.0,
+        normalized: bool = False,
+        sampling: SamplingConfig | None = None,
+        config: SynthesisConfig = SynthesisConfig(),
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Speech:
+        """Speaks a text of any length up to MAX_CHARACTERS.
+
+        Args:
+          text: what to say; it is normalised and split into pieces.
+          voice: name in the bundle, path of a voice file, or a Voice.
+          mode: see `speak.make_conditions`; by default what the voice allows.
+          instruct: an instruction in words, for mode "instruct".
+          seed: the same seed gives the same audio.
+          speed: 0.25 to 4; above 1 is faster.
+          normalized: True passes the text on as it is, in one piece.
+          sampling: overrides the bundle's sampling.
+          config: length ratios, solver steps, guidance.
+          progress: called after each piece.
+
+        Raises:
+          InputError: bad text, voice, mode or speed.
+        """
+        pieces = self.pieces(text, normalized=normalized)
+        conditions = self.conditions(voice, mode, instruct)
+        start, wavs, tokens = time.perf_counter(), [], []
+        spoken = self.speak_pieces(
+            pieces, conditions, seed=seed, speed=speed, sampling=sampling, config=config
+        )
+        for piece_tokens, wav in spoken:
+            wavs.append(wav)
+            tokens.append(piece_tokens)
+            if progress:
+                audio_s = sum(map(len, wavs)) / self.sample_rate_hz
+                elapsed_s = time.perf_counter() - start
+                progress(Progress(len(wavs), len(pieces), audio_s, elapsed_s))
+        return Speech(np.concatenate(wavs), self.sample_rate_hz, tuple(pieces), tuple(tokens))
+
+    def convert_voice(
+        self, path: Path | str, voice: str | Path | Voice, *, seed: int = 0, speed: float = 1.0
+    ) -> Speech:
+        """Speaks a recording (at most 30 s) again in another voice; the LM is not used."""
+        from cosyjax.ops import resample
+
+        wav, rate_hz = prompt.read_prompt(path)
+        wav_16k = np.asarray(resample.resample(wav, rate_hz, shapes.TOKENIZER_RATE_HZ))
+        tokens = prompt.speech_tokens(self.stages, wav_16k)
+        conditions = self.conditions(voice, None if self.voice(voice).has_prompt else "sft")
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        out = speak.tokens_to_wav(
+            self.stages, tokens, conditions, key, self.bundle.noise, speed=speed
+        )
+        return Speech(out, self.sample_rate_hz, (), (tokens,))
