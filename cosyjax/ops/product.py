@@ -93,3 +93,36 @@ def conv1d(
     taps = [x[:, k * dilation : k * dilation + last : stride] for k in range(width)]
     flat = kernel.reshape(-1, kernel.shape[-1])
     return dense(jnp.concatenate(taps, axis=-1), flat, compute=compute)
+
+
+def conv1d_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: tuple[int, int] = (0, 0),
+    compute: str = "float32",
+) -> jax.Array:
+    """Transposed convolution over time, as a convolution whose channels are output phases.
+
+    Output frame t * stride + r is the sum over q of x[t - q] @ kernel[q * stride + r], so one
+    convolution with `stride * E` channels gives all `stride` phases r at once.
+
+    Args:
+      x: [B, T, D].
+      kernel: [width, D, E]; tap k of frame t adds to output frame t * stride + k.
+      stride: output frames per input frame.
+      padding: output frames cut off (left, right).
+      compute: operand type of the products.
+
+    Returns:
+      [B, (T - 1) * stride + width - sum(padding), E] float32.
+    """
+    width, inputs, features = kernel.shape
+    taps = -(-width // stride)
+    kernel = jnp.pad(kernel, ((0, taps * stride - width), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps, stride, inputs, features)[::-1]
+    kernel = kernel.transpose(0, 2, 1, 3).reshape(taps, inputs, stride * features)
+    y = conv1d(x, kernel, padding=(taps - 1, taps - 1), compute=compute)
+    total = (x.shape[1] - 1) * stride + width
+    return y.reshape(x.shape[0], -1, features)[:, padding[0] : total - padding[1]]
