@@ -1,0 +1,56 @@
+"""Mel filters and log-mel spectrograms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+
+from cosyjax.convert.parity import audio, fixture, runner
+from cosyjax.ops import mel
+from tests import contracts
+
+SMALL_16K = mel.MelConfig(16_000, 400, 160, 400, num_mels=20, fmax_hz=None)
+SMALL_24K = mel.MelConfig(24_000, 240, 60, 240, num_mels=12)
+
+
+@pytest.mark.parametrize("config", [mel.WHISPER_128, mel.MATCHA_80, SMALL_24K])
+def test_filters_equal_those_of_librosa(config):
+    wanted = librosa.filters.mel(
+        sr=config.sample_rate_hz,
+        n_fft=config.n_fft,
+        n_mels=config.num_mels,
+        fmin=config.fmin_hz,
+        fmax=config.fmax_hz,
+    )
+    np.testing.assert_allclose(mel.filterbank(config).T, wanted, atol=2e-9)
+
+
+@pytest.mark.parametrize("name", ["logmel128_16k", "mel80_24k"])
+def test_spectrograms_equal_the_golden_files(golden, name):
+    loaded = fixture.load_fixture(golden / f"{name}.json", runner.manifest_keys)
+    rows = list(runner._rows(loaded, audio.FIXTURES[name]))
+    assert rows and [row for row in rows if row.verdict != "ok"] == []
+
+
+@pytest.mark.parametrize(
+    "fn, config", [(mel.log_mel_128, SMALL_16K), (mel.log_mel, SMALL_24K)], ids=["16k", "24k"]
+)
+def test_padding_changes_no_spectrogram(fn, config):
+    # Loudness differs by 1e4 between rows: a floor taken over the batch would show.
+    x = jax.random.normal(jax.random.key(0), (3, 1700)) * jnp.array([[1.0], [1e-4], [0.1]])
+    lengths = (1700, 1000, 641)
+    spectrogram = jax.jit(functools.partial(fn, config=config))
+    contracts.assert_padding_inert(spectrogram, x, lengths, ratio=1 / config.hop_samples)
+
+
+def test_frames_after_the_end_are_zero():
+    wav = jnp.ones((1, 1600))
+    assert np.all(mel.log_mel_128(wav, jnp.array([799]), config=SMALL_16K)[0, 4:] == 0)
+
+
+def test_silence_is_the_floor_of_the_logarithm():
+    np.testing.assert_allclose(mel.mel_80(jnp.zeros((1, 1440))), np.log(1e-5), rtol=2e-2)
+    np.testing.assert_allclose(mel.log_mel_128(jnp.zeros((1, 800))), (-10 + 4) / 4, rtol=1e-6)
