@@ -11,6 +11,8 @@ import numpy as np
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.models import flow, hift, speaker_encoder, speech_tokenizer, text_speech_lm
 
+HEAD_BIAS = (jax.tree_util.DictKey("head"), jax.tree_util.DictKey("bias"))
+
 
 def random_params(config: BundleConfig, modules: tuple[str, ...]) -> dict[str, Any]:
     """Draws the parameters of the named modules, each scaled by the root of its fan-in."""
@@ -39,6 +41,9 @@ def _draw(init: Any, config: Any, seed: int) -> Any:
             fan_in = int(np.prod(leaf.shape[:-1]))
             value = stream.standard_normal(leaf.shape, dtype=np.float32)
             value *= 1.0 / np.sqrt(fan_in if name != "embedding" else 4.0)
+        if path[-2:] == HEAD_BIAS:
+            # A sentence of random weights must not end by chance: timings want full lengths.
+            value[config.codebook_size :] = -1e4
         return jnp.asarray(value)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
