@@ -113,7 +113,7 @@ class TextTokenizer:
         _write_json(folder / "tokenizer_config.json", settings)
 
     def save_base(self, folder: Path) -> None:
-        """Writes `vocab.json`, `merges.txt` and settings, as Qwen2 ships them: none of our tokens."""
+        """Writes `vocab.json`, `merges.txt` and settings as Qwen2 ships them, without ours."""
         folder.mkdir(parents=True, exist_ok=True)
         self._tokenizer.model.save(str(folder))
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
