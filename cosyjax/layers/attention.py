@@ -24,8 +24,10 @@ class KVCache(struct.PyTreeNode):
 
     @classmethod
     def zeros(cls, batch: int, num_kv_heads: int, max_length: int, head_dim: int) -> KVCache:
-        empty = jnp.zeros((batch, num_kv_heads, max_length, head_dim), jnp.float32)
-        return cls(empty, empty, jnp.zeros((batch,), jnp.int32))
+        shape = (batch, num_kv_heads, max_length, head_dim)
+        # Two arrays, not one twice: a buffer cannot be donated twice.
+        k, v = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        return cls(k, v, jnp.zeros((batch,), jnp.int32))
 
 
 class Span(struct.PyTreeNode):

@@ -1,0 +1,194 @@
+"""Decoding while the text still arrives (`Qwen2LM.inference_bistream`).
+
+The sequence is the bistream layout of `ops.interleave`: n text tokens, then m speech tokens, and
+so on. The model asks for text by drawing `fill`, which is never fed; after m speech tokens it is
+taken to have asked. When the text has ended, the rest of it and the task id follow and decoding
+runs to the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.infer.decode import Sampler, SamplingConfig, _predict, log_probs, make_sampler
+from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig, lay_out, lengthen
+from cosyjax.ops.interleave import SPECIAL, SPEECH, TASK, TEXT
+
+Position = tuple[int, int]  # (kind, id)
+SMALLEST_BUCKET = 8  # positions; longer inputs are padded to the next power of two
+
+
+@dataclasses.dataclass(frozen=True)
+class BistreamOptions:
+    """Choices of one text-streaming session."""
+
+    sampling: SamplingConfig = SamplingConfig()  # how to draw
+    max_tokens: int = 4096  # speech tokens after which the session ends (officially no limit)
+    # Differs: training sequences have no such token, but the official code feeds the last speech
+    # token a second time when the text ends.
+    duplicate_last_token: bool = True
+
+
+def generate_bistream(
+    model: TextSpeechLM,
+    params: Any,
+    text: Iterable[Sequence[int]],
+    *,
+    prompt_text: Sequence[int] = (),
+    prompt_speech: Sequence[int] = (),
+    key: jax.Array,
+    options: BistreamOptions = BistreamOptions(),
+    sampler: Sampler | None = None,
+) -> Iterator[int]:
+    """Yields speech tokens of one sequence as soon as the text allows.
+
+    Differs: where the model draws an end id out of place, the official code raises. Here the
+    unused id counts as fill while the text arrives, and any end id ends the final pass.
+
+    Args:
+      model: the language model.
+      params: its parameters.
+      text: pieces of text tokens as they arrive; each piece allows at most one block.
+      prompt_text: text tokens of the prompt.
+      prompt_speech: speech tokens of the prompt.
+      key: source of randomness.
+      options: how to draw, when to give up.
+      sampler: used instead of the one that `options.sampling` describes.
+    """
+    session = _Session(model, params, key, options, sampler)
+    config, (n, m) = model.config, model.config.mix_ratio
+    waiting, unpaired = list(prompt_text), list(prompt_speech)
+    paired: tuple[list[int], list[int]] = ([], [])
+    next_fill = m - len(unpaired) % m
+    pending = _prompt(config, *paired)
+    for piece in text:
+        waiting += [int(token) for token in piece]
+        while unpaired and len(waiting) >= n:
+            paired = paired[0] + waiting[:n], paired[1] + unpaired[:m]
+            waiting, unpaired = waiting[n:], unpaired[m:]
+            pending = _prompt(config, *paired)
+        if unpaired:
+            continue
+        asked = session.drawn[-1] == config.fill if session.drawn else len(pending) == 1
+        if asked:
+            if len(waiting) < n:
+                continue
+            pending = ([] if session.drawn else pending) + [(TEXT, i) for i in waiting[:n]]
+            waiting = waiting[n:]
+        while not session.exhausted:
+            forced = len(session.drawn) == next_fill
+            token = session.advance(pending, config.fill if forced else None, streaming=True)
+            if token == config.fill:
+                next_fill = len(session.drawn) + m
+                break
+            yield token
+            pending = [(SPEECH, token)]
+    if session.drawn and not options.duplicate_last_token:
+        pending = []
+    pending = pending + [(TEXT, i) for i in waiting] + [(SPECIAL, TASK)]
+    while not session.exhausted:
+        token = session.advance(pending, None, streaming=False)
+        if token >= config.codebook_size:
+            return
+        yield token
+        pending = [(SPEECH, token)]
+
+
+class _Session:
+    """The cache, the ids drawn so far and the jitted step of one text-streaming session."""
+
+    def __init__(
+        self,
+        model: TextSpeechLM,
+        params: Any,
+        key: jax.Array,
+        options: BistreamOptions,
+        sampler: Sampler | None,
+    ) -> None:
+        self.model, self.params, self.key, self.options = model, params, key, options
+        self.sampler = sampler or _jitted_sampler(options.sampling)
+        self.drawn: list[int] = []  # fill included
+        self.capacity, self.position = 256, 0
+        variables = {"params": params}
+        self.lm = model.apply(variables, 1, self.capacity, method="init_state")
+
+    @property
+    def exhausted(self) -> bool:
+        """The limit is reached, or the last tokens are all but constant."""
+        sampling, drawn = self.options.sampling, self.drawn
+        window = sampling.runaway_window
+        constant = 0 < window <= len(drawn) and (
+            len(set(drawn[-window:])) < sampling.runaway_distinct
+        )
+        return constant or len(drawn) >= self.options.max_tokens
+
+    def advance(self, pending: list[Position], forced: int | None, *, streaming: bool) -> int:
+        """Feeds `pending` and draws the next id, or takes the forced one."""
+        logps = self._feed(pending, streaming)
+        token = forced
+        if token is None:
+            window = self.options.sampling.window
+            ids = ([-1] * window + self.drawn)[-window:]
+            keys = jax.random.fold_in(self.key, len(self.drawn))[None]
+            token = int(self.sampler(logps, jnp.asarray([ids], jnp.int32), keys)[0])
+        config = self.model.config
+        if streaming and token >= config.codebook_size:
+            token = config.fill
+        self.drawn.append(token)
+        return token
+
+    def _feed(self, pending: list[Position], streaming: bool) -> jax.Array:
+        """Puts `pending` into the cache; returns log-probabilities [1, V] of what follows."""
+        num = len(pending)
+        bucket = 1 if num == 1 else max(SMALLEST_BUCKET, 1 << (num - 1).bit_length())
+        while self.position + bucket > self.capacity:
+            self.capacity *= 2
+            self.lm = lengthen(self.lm, self.capacity)
+        columns = np.zeros((2, 1, bucket), np.int32)
+        columns[:, 0, :num] = np.asarray(pending, np.int32).T
+        arguments = (self.lm, columns[1], columns[0], np.asarray([num], np.int32), streaming)
+        logps, self.lm = _step(self.model, self.params, *arguments, sampling=self.options.sampling)
+        self.position += num
+        return logps
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames=("lm",))
+def _step(
+    model: TextSpeechLM,
+    params: Any,
+    lm: Any,
+    ids: jax.Array,
+    kinds: jax.Array,
+    lengths: jax.Array,
+    streaming: bool | jax.Array,
+    *,
+    sampling: SamplingConfig,
+) -> tuple[jax.Array, Any]:
+    """Log-probabilities [1, V] after the last valid position, eos forbidden while streaming."""
+    logits, lm = _predict(model, params, ids, kinds, lengths, lm)
+    return log_probs(logits, jnp.asarray(streaming)[None], model.config, sampling), lm
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted_sampler(sampling: SamplingConfig) -> Sampler:
+    return jax.jit(make_sampler(sampling))
+
+
+def _prompt(config: TextSpeechLMConfig, text: list[int], speech: list[int]) -> list[Position]:
+    """sos and the blocks that pair prompt text with prompt speech; the last may be short."""
+    layout = lay_out(
+        config,
+        *(jnp.asarray(x, jnp.int32) for x in ([text], [len(text)], [speech], [len(speech)])),
+        bistream=jnp.ones((1,), bool),
+        with_targets=False,
+    )
+    num = 1 + len(text) + len(speech)
+    kinds, ids = np.asarray(layout.kinds)[0, :num], np.asarray(layout.ids)[0, :num]
+    return list(zip(kinds.tolist(), ids.tolist(), strict=True))
