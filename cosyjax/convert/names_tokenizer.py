@@ -10,7 +10,7 @@ from cosyjax.errors import InputError
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 
 HEAD_DIM = 64  # the official rotary table is made for this width
-_PROJECT = "quantizer._codebook.project_down"
+PROJECT = "quantizer._codebook.project_down"
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
@@ -26,7 +26,7 @@ def rules(config: SpeechTokenizerConfig) -> list[Rule]:
         table += linear(f"{ours}.mlp_in", f"{theirs}.mlp.0")
         table += linear(f"{ours}.mlp_out", f"{theirs}.mlp.2")
         table += norm(f"{ours}.mlp_norm", f"{theirs}.mlp_ln")
-    return table + linear("proj_down", _PROJECT)
+    return table + linear("proj_down", PROJECT)
 
 
 def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> SpeechTokenizerConfig:
@@ -39,7 +39,7 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> SpeechTokenizerCo
       InputError: a tensor that tells a size is missing.
     """
     first = "encoder.blocks.0"
-    needed = ("encoder.conv1.weight", f"{_PROJECT}.weight", f"{first}.mlp.0.weight")
+    needed = ("encoder.conv1.weight", f"{PROJECT}.weight", f"{first}.mlp.0.weight")
     missing = [key for key in (*needed, f"{first}.attn.fsmn_block.weight") if key not in shapes]
     if missing:
         raise InputError(f"not a speech tokenizer v2: {', '.join(missing)} missing")
@@ -56,5 +56,5 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> SpeechTokenizerCo
         num_layers=max(blocks) + 1,
         mlp_dim=int(shapes[f"{first}.mlp.0.weight"][0]),
         fsmn_width=int(shapes[f"{first}.attn.fsmn_block.weight"][2]),
-        num_code_dims=int(shapes[f"{_PROJECT}.weight"][0]),
+        num_code_dims=int(shapes[f"{PROJECT}.weight"][0]),
     )

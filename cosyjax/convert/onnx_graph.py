@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ class Node:
 class Graph:
     """What a model file holds.
 
-    `tensors` maps names to arrays, from initializers and Constant nodes alike; `nodes` is in the
-    order of execution, Constant nodes left out; `inputs` leaves out initializers.
+    `tensors` maps names to arrays: initializers, Constant nodes, and stored tensors behind an
+    Identity or Transpose. `nodes` is in the order of execution, Constant nodes left out; `inputs`
+    leaves out initializers.
     """
 
     nodes: tuple[Node, ...]
@@ -80,8 +81,9 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ONNX model: {error}") from error
     for node in nodes:
-        if node.op == "Constant":
-            tensors[node.outputs[0]] = _constant(node)
+        value = _folded(node, tensors)
+        if value is not None:
+            tensors[node.outputs[0]] = value
     return Graph(
         nodes=tuple(node for node in nodes if node.op != "Constant"),
         tensors=tensors,
@@ -100,10 +102,15 @@ def _read_node(onnx: Any, node: Any) -> Node:
     return Node(node.name, node.op_type, tuple(node.input), tuple(node.output), attributes)
 
 
-def _constant(node: Node) -> np.ndarray:
-    key, value = next(iter(node.attributes.items()))
-    dtype = {"value_float": np.float32, "value_floats": np.float32}.get(key)
-    return np.asarray(value, dtype)
+def _folded(node: Node, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The value of a node that only renames or turns a stored tensor: exporters share equal ones."""
+    if node.op == "Constant":
+        key, value = next(iter(node.attributes.items()))
+        return np.asarray(value, np.float32 if key in ("value_float", "value_floats") else None)
+    if node.op not in ("Identity", "Transpose") or node.inputs[0] not in tensors:
+        return None
+    value = tensors[node.inputs[0]]
+    return value if node.op == "Identity" else value.transpose(node.attributes.get("perm"))
 
 
 class GraphBuilder:

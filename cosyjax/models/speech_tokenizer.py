@@ -169,4 +169,6 @@ def init_params(config: SpeechTokenizerConfig, key: jax.Array) -> Any:
     mel = jnp.zeros((1, FRAMES_PER_TOKEN, config.num_mels), jnp.float32)
     text = None if config.asr is None else jnp.zeros((1, 1), jnp.int32)
     args = (mel, jnp.full((1,), FRAMES_PER_TOKEN, jnp.int32), text)
-    return nn.meta.unbox(SpeechTokenizer(config).init(key, *args)["params"])
+    # Compiled, the forward pass that nobody reads falls away.
+    variables = jax.jit(SpeechTokenizer(config).init)(key, *args)
+    return nn.meta.unbox(variables["params"])

@@ -1,0 +1,154 @@
+"""Speech tokenizer: sizes, padding, gradients through the rounding, the text decoder."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax.config import from_dict, to_dict
+from cosyjax.errors import InputError
+from cosyjax.losses.tokenizer import asr_loss
+from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.speech_tokenizer import (
+    SpeechTokenizer,
+    SpeechTokenizerConfig,
+    init_params,
+    num_tokens,
+)
+from tests import contracts
+
+SMALL = SpeechTokenizerConfig(
+    num_mels=4, embed_dim=16, num_heads=2, num_layers=1, mlp_dim=24, fsmn_width=3
+)
+HEAD = ASRHeadConfig(
+    embed_dim=8,
+    num_heads=2,
+    mlp_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    vocab_size=11,
+    start_token=9,
+    end_token=10,
+    fsmn_width=3,
+)
+TRAINED = dataclasses.replace(SMALL, asr=HEAD)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return {"params": init_params(SMALL, jax.random.key(0))}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return {"params": init_params(TRAINED, jax.random.key(0))}
+
+
+def mel_batch(rows=2, frames=21):
+    return jax.random.normal(jax.random.key(1), (rows, frames, 4))
+
+
+def test_the_released_size_has_its_number_of_parameters():
+    shapes = jax.eval_shape(
+        lambda key: init_params(SpeechTokenizerConfig(), key), jax.random.key(0)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 123_714_568
+
+
+def test_the_config_survives_json():
+    assert from_dict(SpeechTokenizerConfig, to_dict(TRAINED)) == TRAINED
+    assert from_dict(SpeechTokenizerConfig, to_dict(SMALL)) == SMALL
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(InputError, match="odd"):
+        SpeechTokenizerConfig(num_levels=4)
+    with pytest.raises(InputError, match="num_heads"):
+        SpeechTokenizerConfig(embed_dim=100, num_heads=3)
+    with pytest.raises(InputError, match="vocab_size"):
+        ASRHeadConfig(vocab_size=10)
+
+
+def test_a_mel_of_another_height_is_refused(variables):
+    with pytest.raises(InputError, match="mel has shape"):
+        SpeechTokenizer(SMALL).apply(variables, jnp.zeros((1, 8, 80)), jnp.asarray([8]))
+
+
+@pytest.mark.parametrize("frames, tokens", [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2), (1000, 250)])
+def test_four_frames_make_a_token(frames, tokens):
+    assert num_tokens(frames) == tokens
+    assert int(num_tokens(jnp.asarray(frames))) == tokens
+
+
+def test_padding_is_inert(variables):
+    model = SpeechTokenizer(SMALL)
+    encode = jax.jit(lambda mel, lengths: model.apply(variables, mel, lengths, method="encode"))
+    contracts.assert_padding_inert(encode, mel_batch(3), [21, 12, 5], ratio=0.25)
+
+
+def test_padding_changes_no_token(variables):
+    model = SpeechTokenizer(SMALL)
+    run = jax.jit(lambda mel, lengths: model.apply(variables, mel, lengths, method="tokens"))
+    mel, lengths = mel_batch(2, 24), jnp.asarray([24, 11])
+    poison = jnp.where(jnp.arange(24)[:, None] < lengths[:, None, None], mel, jnp.nan)
+    tokens, counts = run(poison, lengths)
+    alone, count = run(mel[1:, :11], lengths[1:])
+    np.testing.assert_array_equal(counts, [6, 3])
+    np.testing.assert_array_equal(tokens[1, :3], alone[0, : int(count[0])])
+
+
+def test_training_and_inference_see_the_same_tokens(variables):
+    model, mel, lengths = SpeechTokenizer(SMALL), mel_batch(), jnp.asarray([21, 9])
+    output = jax.jit(model.apply)(variables, mel, lengths)
+    tokens, counts = jax.jit(lambda *a: model.apply(*a, method="tokens"))(variables, mel, lengths)
+    np.testing.assert_array_equal(output.tokens, tokens)
+    np.testing.assert_array_equal(output.num_tokens, counts)
+    assert output.asr_logits is None and output.codes.shape == (2, 6, 8)
+
+
+def test_text_without_a_decoder_is_refused(variables):
+    with pytest.raises(InputError, match="config.asr"):
+        SpeechTokenizer(SMALL).apply(
+            variables, mel_batch(), jnp.asarray([21, 9]), jnp.zeros((2, 3), jnp.int32)
+        )
+
+
+def asr_loss_of(variables, mel, lengths, text, text_lengths):
+    output = SpeechTokenizer(TRAINED).apply(variables, mel, lengths, text)
+    return asr_loss(output.asr_logits, text, text_lengths, HEAD.end_token)[0]
+
+
+def test_the_text_teaches_the_encoder_through_the_rounding(trained):
+    args = (
+        mel_batch(),
+        jnp.asarray([21, 9]),
+        jnp.asarray([[1, 2, 3], [4, 0, 0]]),
+        jnp.asarray([3, 1]),
+    )
+    gradient = jax.jit(jax.grad(asr_loss_of))(trained, *args)["params"]
+    for name in ("conv1", "layers_0", "proj_down", "asr"):
+        for leaf in jax.tree.leaves(gradient[name]):
+            assert np.any(leaf != 0) and np.all(np.isfinite(leaf)), name
+
+
+def test_padding_of_speech_and_text_leaves_the_loss_alone(trained):
+    loss = jax.jit(asr_loss_of)
+    lengths, text_lengths = jnp.asarray([21, 9]), jnp.asarray([3, 1])
+    mel, text = mel_batch(), jnp.asarray([[1, 2, 3], [4, 0, 0]])
+    poison = jnp.where(jnp.arange(21)[:, None] < lengths[:, None, None], mel, jnp.nan)
+    wanted = loss(trained, mel, lengths, text, text_lengths)
+    other = jnp.asarray([[1, 2, 3], [4, -1, 10**6]])
+    np.testing.assert_array_equal(loss(trained, poison, lengths, other, text_lengths), wanted)
+
+
+def test_the_decoder_does_not_read_ahead(trained):
+    @jax.jit
+    def logits(text):
+        mel = mel_batch(1)
+        return SpeechTokenizer(TRAINED).apply(trained, mel, jnp.asarray([21]), text).asr_logits
+
+    a, b = logits(jnp.asarray([[1, 2, 3, 4]])), logits(jnp.asarray([[1, 2, 5, 4]]))
+    np.testing.assert_array_equal(a[:, :3], b[:, :3])
+    assert np.all(np.any(a[:, 3:] != b[:, 3:], axis=-1))

@@ -1,0 +1,27 @@
+"""Masked softmax attention: closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosyjax.ops.attend import attend
+
+
+def test_equal_scores_give_the_mean_of_what_may_be_seen():
+    value = jax.random.normal(jax.random.key(0), (1, 4, 2, 3))
+    zeros = jnp.zeros((1, 4, 2, 3))
+    mask = jnp.asarray([[[True, True, False, False]]])
+    y = attend(zeros, zeros, value, mask)
+    np.testing.assert_allclose(y[0, 0], value[0, :2].mean(0), rtol=1e-6)
+
+
+def test_masked_keys_have_no_gradient():
+    key = jax.random.normal(jax.random.key(1), (1, 3, 1, 4))
+    mask = jnp.asarray([[[True, True, False]]])
+    gradient = jax.grad(lambda k: jnp.sum(attend(key, k, key, mask) ** 2))(key)
+    assert np.all(gradient[0, 2] == 0) and np.any(gradient[0, :2] != 0)
+
+
+def test_a_row_that_sees_nothing_stays_finite():
+    x = jnp.ones((1, 3, 1, 4))
+    assert np.all(np.isfinite(attend(x, x, x, jnp.zeros((1, 1, 3), bool))))
