@@ -92,7 +92,7 @@ def _compute_of(case: Case, plan: ComputePlan) -> str:
 
 def _compile_seconds(work: Work) -> tuple[float, float]:
     """First call with an empty disk cache, then first call with the programs on disk."""
-    before = jax.config.jax_compilation_cache_dir
+    before = getattr(jax.config, "jax_compilation_cache_dir")
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

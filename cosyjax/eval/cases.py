@@ -54,14 +54,16 @@ def _tokenizer(config: BundleConfig, plan: ComputePlan) -> Work:
     stage = _stages(config, plan, ("speech_tokenizer",)).speech_tokenizer
     num_frames = 100 * PROMPT_SECONDS
     mel = np.random.default_rng(0).standard_normal((1, num_frames, 128), np.float32)
-    return lambda: tokenize_speech(*stage, mel, np.array([num_frames], np.int32))
+    lengths = np.array([num_frames], np.int32)
+    return lambda: tokenize_speech(stage.model, stage.params, mel, lengths)
 
 
 def _speaker(config: BundleConfig, plan: ComputePlan) -> Work:
     stage = _stages(config, plan, ("speaker_encoder",)).speaker_encoder
     num_samples = shapes.TOKENIZER_RATE_HZ * PROMPT_SECONDS
     wav = 0.1 * np.random.default_rng(0).standard_normal((1, num_samples), np.float32)
-    return lambda: embed_speaker(*stage, wav, np.array([num_samples], np.int32))
+    lengths = np.array([num_samples], np.int32)
+    return lambda: embed_speaker(stage.model, stage.params, wav, lengths)
 
 
 def _lm(config: BundleConfig, plan: ComputePlan, num_tokens: int) -> Work:
@@ -102,7 +104,8 @@ def _vocoder(config: BundleConfig, plan: ComputePlan) -> Work:
     stage = _stages(config, plan, ("vocoder",)).vocoder
     num_frames = 50 * SPEECH_SECONDS
     mel = np.random.default_rng(0).standard_normal((1, num_frames, shapes.NUM_MELS), np.float32)
-    return lambda: mel_to_wav(*stage, mel, jnp.array([num_frames], jnp.int32), jax.random.key(0))
+    lengths, key = jnp.array([num_frames], jnp.int32), jax.random.key(0)
+    return lambda: mel_to_wav(stage.model, stage.params, mel, lengths, key)
 
 
 def _end_to_end(config: BundleConfig, plan: ComputePlan) -> Work:

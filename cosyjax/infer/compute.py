@@ -86,7 +86,7 @@ def enable_compilation_cache() -> Path:
     The folder is `COSYJAX_CACHE_DIR`, or `~/.cache/cosyjax/xla`; a folder that the caller has
     configured in JAX already is left alone.
     """
-    current = jax.config.jax_compilation_cache_dir
+    current = getattr(jax.config, "jax_compilation_cache_dir")
     if current:
         return Path(current)
     default = Path.home() / ".cache" / "cosyjax" / "xla"

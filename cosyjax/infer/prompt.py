@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cosyjax import shapes
@@ -50,19 +51,32 @@ def read_prompt(path: Path | str) -> tuple[np.ndarray, int]:
     return wav, rate_hz
 
 
+_log_mel_128 = jax.jit(mel.log_mel_128)
+_mel_80 = jax.jit(mel.mel_80)
+
+
 def speech_tokens(stages: Stages, wav_16k: np.ndarray) -> np.ndarray:
     """[N] at 16 kHz -> [T] int32 speech tokens."""
     wav, num_samples = _bucketed(wav_16k, shapes.TOKENIZER_RATE_HZ)
-    features = mel.log_mel_128(wav, num_samples)
+    features = _log_mel_128(wav, num_samples)
     num_frames = num_samples // 160
-    tokens, num_tokens = tokenize_speech(*stages.speech_tokenizer, features, num_frames)
+    stage = stages.speech_tokenizer
+    tokens, num_tokens = tokenize_speech(stage.model, stage.params, features, num_frames)
     return np.asarray(tokens)[0, : int(num_tokens[0])].astype(np.int32)
 
 
 def speaker_embedding(stages: Stages, wav_16k: np.ndarray) -> np.ndarray:
     """[N] at 16 kHz -> [192] float32."""
     wav, num_samples = _bucketed(wav_16k, shapes.TOKENIZER_RATE_HZ)
-    return np.asarray(embed_speaker(*stages.speaker_encoder, wav, num_samples))[0]
+    stage = stages.speaker_encoder
+    return np.asarray(embed_speaker(stage.model, stage.params, wav, num_samples))[0]
+
+
+def mel_frames(wav_24k: np.ndarray) -> np.ndarray:
+    """[N] at 24 kHz -> [F, 80] log-mel."""
+    wav, num_samples = _bucketed(wav_24k, shapes.SAMPLE_RATE_HZ)
+    frames = np.asarray(_mel_80(wav, num_samples))[0]
+    return frames[: len(wav_24k) // shapes.SAMPLES_PER_FRAME]
 
 
 def _bucketed(wav: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +104,7 @@ def make_voice(
     wav_16k = resample.resample(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
     wav_24k = resample.resample(wav, rate_hz, shapes.SAMPLE_RATE_HZ)
     tokens = speech_tokens(stages, np.asarray(wav_16k))
-    prompt_mel = np.asarray(mel.mel_80(np.asarray(wav_24k)[None]))[0]
+    prompt_mel = mel_frames(np.asarray(wav_24k))
     # Tokens and frames come from two clocks; the official front end cuts to what both cover.
     length = min(len(prompt_mel) // shapes.FRAMES_PER_TOKEN, len(tokens))
     return Voice(

@@ -6,6 +6,7 @@ Whole-utterance synthesis. What each official mode hands to which stage is in `m
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def tokens_to_wav(
     tokens: np.ndarray,
     conditions: Conditions,
     key: jax.Array,
-    noise: np.ndarray | None,
+    noise: Any,
     *,
     speed: float = 1.0,
     config: SynthesisConfig = SynthesisConfig(),
@@ -183,7 +184,7 @@ def tokens_to_wav(
         return np.zeros(0, np.float32)
     mel = tokens_to_frames(stages, tokens, conditions, key, noise, config)
     if speed != 1.0:
-        mel = np.asarray(stretch(mel, max(1, int(len(mel) / speed))))
+        mel = np.asarray(stretch(jnp.asarray(mel), max(1, int(len(mel) / speed))))
     num_frames = len(mel)
     size = buckets.bucket(num_frames, buckets.MEL_FRAMES, "mel frames")
     wav = mel_to_wav(
@@ -200,7 +201,7 @@ def tokens_to_frames(
     tokens: np.ndarray,
     conditions: Conditions,
     key: jax.Array,
-    noise: np.ndarray | None,
+    noise: Any,
     config: SynthesisConfig = SynthesisConfig(),
 ) -> np.ndarray:
     """[T] speech tokens -> [2T, 80] mel frames, the prompt's frames cut off."""
