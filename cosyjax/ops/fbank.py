@@ -106,24 +106,24 @@ def subtract_mean(features: Array, lengths: Array | None = None) -> jax.Array:
 def filterbank(config: FbankConfig) -> np.ndarray:
     """Triangles on the mel scale 1127 ln(1 + f / 700): [n_fft // 2 + 1, num_mels] float32.
 
-    The Nyquist bin belongs to no filter. The mel of a bin is rounded to float32, as in Kaldi.
+    The Nyquist bin belongs to no filter. Edges and slopes are rounded to float32 at each step, as
+    in the implementation that the speaker encoder was trained with.
     """
-    low, high = (_hz_to_mel(np.asarray(f)) for f in (config.fmin_hz, config.sample_rate_hz / 2))
-    width = (high - low) / (config.num_mels + 1)
-    left = (low + np.arange(config.num_mels) * width).astype(np.float32)
-    centre, right = (np.float32(left + k * np.float32(width)) for k in (1, 2))
-    bins = np.arange(config.n_fft // 2) * (config.sample_rate_hz / config.n_fft)
-    bins_mel = _hz_to_mel(bins).astype(np.float32)[:, None]
-    triangles = np.minimum(
-        (bins_mel - left) / (centre - left), (right - bins_mel) / (right - centre)
-    )
-    filters = np.pad(np.maximum(triangles, 0.0), ((0, 1), (0, 0))).astype(np.float32)
+    low, high = (float(_hz_to_mel(f)) for f in (config.fmin_hz, config.sample_rate_hz / 2))
+    width = np.float32((high - low) / (config.num_mels + 1))
+    index = np.arange(config.num_mels, dtype=np.float32)
+    left, centre, right = (np.float32(low) + (index + np.float32(k)) * width for k in range(3))
+    bin_hz = np.float32(config.sample_rate_hz / config.n_fft)
+    bins = _hz_to_mel(np.arange(config.n_fft // 2, dtype=np.float32) * bin_hz)[:, None]
+    triangles = np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
+    filters = np.pad(np.maximum(triangles, 0.0), ((0, 1), (0, 0)))
     filters.setflags(write=False)
     return filters
 
 
-def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
-    return 1127.0 * np.log1p(hz / 700.0)
+def _hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
+    """HTK's scale in the type of `hz`."""
+    return 1127.0 * np.log(1.0 + hz / 700.0)
 
 
 def _povey_window(length: int) -> np.ndarray:
