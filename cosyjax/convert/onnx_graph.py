@@ -103,7 +103,7 @@ def _read_node(onnx: Any, node: Any) -> Node:
 
 
 def _folded(node: Node, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The value of a node that only renames or turns a stored tensor: exporters share equal ones."""
+    """The value of a node that only renames or turns a stored tensor (equal ones are shared)."""
     if node.op == "Constant":
         key, value = next(iter(node.attributes.items()))
         return np.asarray(value, np.float32 if key in ("value_float", "value_floats") else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class _Writer:
         self.graph = GraphBuilder()
         self.num_dense = 0
 
-    def op(self, kind: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         return self.graph.node(kind, inputs, name, **attributes)
 
     def ints(self, *values: int) -> str:

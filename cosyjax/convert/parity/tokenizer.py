@@ -41,7 +41,7 @@ def run_tokenizer(fixture: Fixture) -> Iterator[Check]:
 
 
 def _stages(model: SpeechTokenizer, params: Any, mel: jax.Array, lengths: jax.Array) -> Any:
-    apply = functools.partial(model.apply, {"params": params})
+    apply: Any = functools.partial(model.apply, {"params": params})
     hidden, counts = apply(mel, lengths, method="encode"), num_tokens(lengths)
     codes = apply(hidden, method="quantize")
     return {
