@@ -56,10 +56,7 @@ def atomic_folder(
         the disk is full.
     """
     path = Path(path).absolute()
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; give a folder name")
-    if path.is_dir() and any(path.iterdir()) and not force:
-        raise InputError(f"{path} is not empty; choose another folder, or force to replace it")
+    check_folder(path, force=force)
     partial = _partial(path)
     with _reporting(path, needed_bytes), _removing(partial):
         partial.mkdir()
@@ -67,6 +64,16 @@ def atomic_folder(
         for entry in [*partial.rglob("*"), partial]:
             _sync(entry)
         _replace_folder(partial, path)
+
+
+def check_folder(path: Path, *, force: bool = False) -> None:
+    """Raises InputError if a folder cannot be made at `path`; for use before long work."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; give a folder name")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise InputError(f"{path} is not empty; choose another folder, or force to replace it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
 
 
 def check_room(path: Path, needed_bytes: int) -> None:
