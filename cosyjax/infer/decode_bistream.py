@@ -19,7 +19,7 @@ import numpy as np
 
 from cosyjax.infer.decode import Sampler, SamplingConfig, _predict, log_probs, make_sampler
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig, lay_out, lengthen
-from cosyjax.ops.interleave import SPECIAL, SPEECH, TASK, TEXT
+from cosyjax.ops.interleave import SPECIAL, SPEECH, TASK, TEXT, Layout
 
 Position = tuple[int, int]  # (kind, id)
 SMALLEST_BUCKET = 8  # positions; longer inputs are padded to the next power of two
@@ -67,20 +67,22 @@ def generate_bistream(
     waiting, unpaired = list(prompt_text), list(prompt_speech)
     paired: tuple[list[int], list[int]] = ([], [])
     next_fill = m - len(unpaired) % m
-    pending = _prompt(config, *paired)
+    pending: list[Position] = []
     for piece in text:
         waiting += [int(token) for token in piece]
         while unpaired and len(waiting) >= n:
             paired = paired[0] + waiting[:n], paired[1] + unpaired[:m]
             waiting, unpaired = waiting[n:], unpaired[m:]
-            pending = _prompt(config, *paired)
         if unpaired:
             continue
-        asked = session.drawn[-1] == config.fill if session.drawn else len(pending) == 1
+        asked = session.drawn[-1] == config.fill if session.drawn else not paired[0]
+        if asked and len(waiting) < n:
+            continue
+        if not session.drawn:
+            pending = _prompt(config, *paired)
         if asked:
-            if len(waiting) < n:
-                continue
-            pending = ([] if session.drawn else pending) + [(TEXT, i) for i in waiting[:n]]
+            pending = [] if session.drawn else pending
+            pending = pending + [(TEXT, i) for i in waiting[:n]]
             waiting = waiting[n:]
         while not session.exhausted:
             forced = len(session.drawn) == next_fill
@@ -90,7 +92,9 @@ def generate_bistream(
                 break
             yield token
             pending = [(SPEECH, token)]
-    if session.drawn and not options.duplicate_last_token:
+    if not session.drawn:
+        pending = _prompt(config, *paired)
+    elif not options.duplicate_last_token:
         pending = []
     pending = pending + [(TEXT, i) for i in waiting] + [(SPECIAL, TASK)]
     while not session.exhausted:
@@ -147,7 +151,7 @@ class _Session:
     def _feed(self, pending: list[Position], streaming: bool) -> jax.Array:
         """Puts `pending` into the cache; returns log-probabilities [1, V] of what follows."""
         num = len(pending)
-        bucket = 1 if num == 1 else max(SMALLEST_BUCKET, 1 << (num - 1).bit_length())
+        bucket = _bucket(num)
         while self.position + bucket > self.capacity:
             self.capacity *= 2
             self.lm = lengthen(self.lm, self.capacity)
@@ -183,12 +187,20 @@ def _jitted_sampler(sampling: SamplingConfig) -> Sampler:
 
 def _prompt(config: TextSpeechLMConfig, text: list[int], speech: list[int]) -> list[Position]:
     """sos and the blocks that pair prompt text with prompt speech; the last may be short."""
-    layout = lay_out(
-        config,
-        *(jnp.asarray(x, jnp.int32) for x in ([text], [len(text)], [speech], [len(speech)])),
-        bistream=jnp.ones((1,), bool),
-        with_targets=False,
-    )
+    columns = [np.zeros((1, _bucket(len(ids))), np.int32) for ids in (text, speech)]
+    lengths = [np.asarray([len(ids)], np.int32) for ids in (text, speech)]
+    for column, ids in zip(columns, (text, speech), strict=True):
+        column[0, : len(ids)] = ids
+    layout = _lay_out_prompt(config, columns[0], lengths[0], columns[1], lengths[1])
     num = 1 + len(text) + len(speech)
-    kinds, ids = np.asarray(layout.kinds)[0, :num], np.asarray(layout.ids)[0, :num]
-    return list(zip(kinds.tolist(), ids.tolist(), strict=True))
+    rows = np.stack([layout.kinds[0, :num], layout.ids[0, :num]], axis=1)
+    return [(int(kind), int(index)) for kind, index in rows]
+
+
+def _bucket(num: int) -> int:
+    return 1 if num == 1 else max(SMALLEST_BUCKET, 1 << (num - 1).bit_length())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _lay_out_prompt(config: TextSpeechLMConfig, *prompt: jax.Array) -> Layout:
+    return lay_out(config, *prompt, bistream=jnp.ones((1,), bool), with_targets=False)

@@ -56,7 +56,9 @@ class GroupedQueryAttention(nn.Module):
     def setup(self) -> None:
         widths = {"heads": self.num_heads * self.head_dim}
         widths["kv_heads"] = self.num_kv_heads * self.head_dim
-        dense = lambda axis: Dense(widths[axis], ("embed", axis), compute=self.compute)  # noqa: E731
+        dense = lambda axis: Dense(
+            widths[axis], ("embed", axis), compute=self.compute
+        )  # noqa: E731
         if self.fused:
             width = widths["heads"] + 2 * widths["kv_heads"]
             self.qkv = Dense(width, ("embed", None), compute=self.compute)
