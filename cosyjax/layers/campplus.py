@@ -147,7 +147,7 @@ class ContextLayer(nn.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array, statistics: Statistics | None = None
     ) -> jax.Array:
-        """[B, T, D] with mask [B, T, 1] -> the `growth` new channels [B, T, growth]."""
+        """[B, T, D], mask [B, T, 1] -> the new channels [B, T, growth]; T in whole segments."""
         x = nn.relu(BatchNorm(name="norm")(x, mask, statistics))
         squeeze = NormedConv(
             self.bottleneck, (1,), (1,), self.folded, compute=self.compute, name="bottleneck"
@@ -194,27 +194,23 @@ def centred_conv(x: jax.Array, kernel: jax.Array, dilation: int, compute: str) -
 
 
 def segment_context(x: jax.Array, mask: jax.Array, segment_frames: int) -> jax.Array:
-    """Mean over the utterance plus mean over each segment: [B, T, D] -> [B, segments, D].
+    """Mean of the utterance plus mean of each segment: [B, T, D] -> [B, T / segment_frames, D].
 
     The last segment of an utterance is averaged over the frames it really has.
 
     Args:
-      x: [B, T, D], zero where `mask` is False.
+      x: [B, T, D], zero where `mask` is False; T is a multiple of `segment_frames`.
       mask: [B, T, 1] bool.
       segment_frames: length of a segment.
     """
-    batch, num_frames, features = x.shape
-    pad = ((0, 0), (0, -num_frames % segment_frames), (0, 0))
-    pieces = jnp.pad(x, pad).reshape(batch, -1, segment_frames, features)
-    sums = jnp.sum(pieces, axis=2)
-    counts = jnp.sum(jnp.pad(mask, pad).reshape(batch, -1, segment_frames), axis=2)[..., None]
+    batch, _, features = x.shape
+    sums = jnp.sum(x.reshape(batch, -1, segment_frames, features), axis=2)
+    counts = jnp.sum(mask.reshape(batch, -1, segment_frames), axis=2)[..., None]
     total = jnp.sum(sums, axis=1, keepdims=True) / jnp.maximum(jnp.sum(counts, 1, keepdims=True), 1)
     return total + sums / jnp.maximum(counts, 1)
 
 
 def _scale_segments(x: jax.Array, gate: jax.Array, segment_frames: int) -> jax.Array:
     """Multiplies each segment of x [B, T, D] by its row of gate [B, segments, D]."""
-    batch, num_frames, features = x.shape
-    pad = ((0, 0), (0, -num_frames % segment_frames), (0, 0))
-    pieces = jnp.pad(x, pad).reshape(batch, -1, segment_frames, features)
-    return (pieces * gate[:, :, None]).reshape(batch, -1, features)[:, :num_frames]
+    pieces = x.reshape(x.shape[0], -1, segment_frames, x.shape[2])
+    return (pieces * gate[:, :, None]).reshape(x.shape)

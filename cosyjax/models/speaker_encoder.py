@@ -128,12 +128,16 @@ class SpeakerEncoder(nn.Module):
         tdnn = NormedConv(
             config.init_dim, (5,), (2,), config.folded, compute=config.compute, name="tdnn"
         )
-        mask = _mask(x[:, ::2], (lengths + 1) // 2)
+        num_frames = (x.shape[1] + 1) // 2
+        mask = _mask(jnp.zeros((x.shape[0], num_frames)), (lengths + 1) // 2)
         x = jnp.where(mask, nn.relu(tdnn(x, mask, statistics)), 0.0)
         kept["tdnn"] = x
+        # Whole segments from here on: their means and gates need no padding in each layer.
+        whole = ((0, 0), (0, -num_frames % config.segment_frames), (0, 0))
+        x, mask = jnp.pad(x, whole), jnp.pad(mask, whole)
         for index in range(len(config.num_layers)):
             x = self._dense_block(index, x, mask, statistics)
-            kept[f"block_{index}"] = x
+            kept[f"block_{index}"] = x[:, :num_frames]
             x = self._transit(index, x, mask, statistics)
         if not config.folded:
             x = BatchNorm(name="out_norm")(x, mask, statistics)
@@ -204,10 +208,27 @@ def pool_statistics(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def init_params(config: SpeakerEncoderConfig, key: jax.Array) -> dict[str, Any]:
-    """Returns fresh parameters: a nested dictionary of float32 arrays."""
+    """Returns fresh parameters: a nested dictionary of float32 arrays.
+
+    All kernels are cut from one draw: a draw for each of 270 would take minutes to compile. Their
+    distribution is the modules' own, truncated normal with variance 1 / inputs.
+    """
     features = jnp.zeros((1, 8, config.num_mels), jnp.float32)
-    variables = jax.jit(SpeakerEncoder(config).init)(key, features)
-    return nn.meta.unbox(variables)["params"]
+    model = SpeakerEncoder(config)
+    abstract = nn.meta.unbox(jax.eval_shape(model.init, key, features))["params"]
+    leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    sizes = [leaf.size if leaf.ndim > 1 else 0 for _, leaf in leaves]
+    draws = np.cumsum([0, *sizes])
+    normal = jax.random.truncated_normal(key, -2.0, 2.0, (int(draws[-1]),)) / 0.87962566
+    values = []
+    for (path, leaf), start, size in zip(leaves, draws, sizes):
+        if size:
+            fan_in = leaf.size // leaf.shape[-1]
+            values.append(normal[start : start + size].reshape(leaf.shape) / np.sqrt(fan_in))
+        else:
+            ones = path[-1].key in ("scale", "var")
+            values.append(jnp.full(leaf.shape, float(ones), jnp.float32))
+    return jax.tree.unflatten(tree, values)
 
 
 def update_statistics(
