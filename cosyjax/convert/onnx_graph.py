@@ -137,7 +137,9 @@ class GraphBuilder:
         """Adds an initializer and returns its name; the same name twice must be the same array."""
         array = np.ascontiguousarray(value).reshape(np.shape(value))
         known = self._initializers.setdefault(name, array)
-        assert np.array_equal(known, array), f"two different initializers called {name}"
+        assert known is array or np.array_equal(
+            known, array
+        ), f"two different initializers called {name}"
         return name
 
     def node(

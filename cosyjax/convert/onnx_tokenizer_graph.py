@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cosyjax.convert.names_tokenizer import PROJECT, config_from_shapes
+from cosyjax.convert.names_tokenizer import PROJECT, config_from_shapes, rules
 from cosyjax.convert.onnx_graph import GraphBuilder
+from cosyjax.errors import InputError
 from cosyjax.layers.fsmn import ATTENTION_NORM_EPSILON, MLP_NORM_EPSILON
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 
@@ -37,6 +38,9 @@ def write_tokenizer(path: str | os.PathLike[str], tensors: Tensors) -> None:
       InputError: a tensor is missing, or the disk does not take the file.
     """
     config = config_from_shapes({key: value.shape for key, value in tensors.items()})
+    missing = sorted({rule.theirs for rule in rules(config)} - set(tensors))
+    if missing:
+        raise InputError(f"{path}: a speech tokenizer v2 needs {', '.join(missing[:8])}")
     writer = _Writer(config, tensors)
     writer.build()
     writer.graph.save(path)

@@ -103,6 +103,13 @@ def test_a_layer_norm_written_as_a_chain_is_read(tensors, written, tmp_path):
     assert all(np.array_equal(back[key], value) for key, value in tensors.items())
 
 
+def test_a_missing_tensor_is_named_and_nothing_is_written(tensors, tmp_path):
+    fewer = {key: value for key, value in tensors.items() if "1.attn.key" not in key}
+    with pytest.raises(InputError, match="encoder.blocks.1.attn.key.weight"):
+        write_tokenizer(tmp_path / "m.onnx", fewer)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_model_is_refused(golden):
     with pytest.raises(InputError, match="not a speech tokenizer"):
         read_tokenizer(golden / "campplus_small.onnx")

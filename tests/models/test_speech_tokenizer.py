@@ -37,7 +37,7 @@ TRAINED = dataclasses.replace(SMALL, asr=HEAD)
 
 
 def drawn(config):
-    """Parameters from numpy: compiling an initializer per shape would take the time of all tests."""
+    """Parameters from numpy: compiling an initializer per shape takes longer than the tests."""
     shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     rng = np.random.default_rng(0)
     draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape, scale=0.3), jnp.float32)
