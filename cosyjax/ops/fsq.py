@@ -39,7 +39,7 @@ def bound(x: jax.Array, num_levels: int = 3, scale: float = OFFICIAL_SCALE) -> j
 
 def round_ste(x: jax.Array) -> jax.Array:
     """Rounds to the nearest integer, ties to even; the gradient passes unchanged."""
-    # This order gives the integer exactly; x + (round(x) - x) does not.
+    # The second term is zero whatever x is: the value is the integer itself.
     return jax.lax.stop_gradient(jnp.round(x)) + (x - jax.lax.stop_gradient(x))  # Eq. 1
 
 
