@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Reads, checks and writes."""
     from cosyjax.convert import official
-    from cosyjax.infer.bundle import save_bundle
-    from cosyjax.io.atomic import check_folder
+    from cosyjax.infer.bundle import MARKS, save_bundle
+    from cosyjax.io.atomic import check_apart, check_folder
 
     tell = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     start = time.perf_counter()
-    check_folder(args.bundle, force=args.force)
+    check_apart(Path(args.source), args.bundle)
+    check_folder(args.bundle, force=args.force, marks=MARKS)
     folder = official.resolve(args.source)
     source = args.source if not Path(args.source).exists() else ""
     bundle = official.read_official(folder, overrides=args.overrides, source=source, tell=tell)

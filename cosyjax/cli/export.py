@@ -20,9 +20,11 @@ def run(args: argparse.Namespace) -> int:
     """Maps the bundle and writes it under official names."""
     from cosyjax.convert.export import export_bundle
     from cosyjax.infer.bundle import load_bundle
+    from cosyjax.io.atomic import check_apart
 
     tell = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     start = time.perf_counter()
+    check_apart(args.bundle, args.folder)
     export_bundle(load_bundle(args.bundle), args.folder, force=args.force, tell=tell)
     print(f"wrote {args.folder} in {time.perf_counter() - start:.1f} s")
     return 0

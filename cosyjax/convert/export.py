@@ -17,6 +17,7 @@ from cosyjax.infer.bundle import Bundle, Tell
 from cosyjax.io import files
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 
+MARKS = ("llm.pt",)  # a folder without it is no official one, and `force` does not replace it
 _ROOM_FACTOR = 1.01  # archives and graphs add little to their tensors
 
 
@@ -39,8 +40,9 @@ def export_bundle(
     """
     needed = sum(a.nbytes for p in bundle.params.values() for a in mapping.flatten(p).values())
     room = int(needed * _ROOM_FACTOR)
-    with files.atomic_folder(path, force=force, needed_bytes=room) as folder:
-        for module in bundle.params:
+    with files.atomic_folder(path, force=force, marks=MARKS, needed_bytes=room) as folder:
+        # Graphs first: they are copied several times, best while little of the bundle is mapped.
+        for module in reversed(list(bundle.params)):
             start = time.perf_counter()
             target = folder / SOURCES[module].files[0]
             _write_module(bundle, module, target)

@@ -106,10 +106,10 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _count(shapes: Mapping[str, Any], pattern: str, step: int = 1) -> int:
-    count = 0
-    while pattern.format(count * step) in shapes:
-        count += 1
-    return count
+    """How many numbered members there are; one that lacks a key is still there."""
+    prefix = pattern.split("{}")[0]
+    numbers = {key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)}
+    return max((int(n) // step + 1 for n in numbers if n.isdigit()), default=0)
 
 
 def _block_sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, tuple[int, ...]]:

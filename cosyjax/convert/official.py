@@ -9,10 +9,13 @@ spk2info.pt                        speakers, optional
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +41,27 @@ from cosyjax.text.tokenizer import load_tokenizer
 
 BACKBONE = "CosyVoice-BlankEN"
 SPEAKERS = "spk2info.pt"
+_SIZES: dict[str, Callable[..., Any]] = {
+    "text_speech_lm": names_lm.config_from_shapes,
+    "flow": names_flow.config_from_shapes,
+    "vocoder": names_hift.config_from_shapes,
+    "speech_tokenizer": names_tokenizer.config_from_shapes,
+    "speaker_encoder": names_speaker.config_from_shapes,
+}
+_NEARLY = 0.9  # share of the released model's tensors that makes a file one of its kind
+_FIXED_WIDTHS = {  # literals of the official code
+    "encoder.pre_lookahead_layer.conv1.weight": 4,
+    "encoder.pre_lookahead_layer.conv2.weight": 3,
+    "encoder.up_layer.conv.weight": 5,
+}
+_BACKBONE_SIZES = {
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "intermediate_size": "mlp_dim",
+}
+_BACKBONE_NUMBERS = (*_BACKBONE_SIZES, "rope_theta", "rms_norm_eps")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -90,17 +114,23 @@ def read_official(
         raise InputError(f"{folder}: no {BACKBONE}/, which holds the text tokenizer")
     tokenizer = load_tokenizer(folder / BACKBONE)
     states = {module: _read(path, module, tell) for module, path in paths.items()}
-    config = _config(states, _backbone_config(folder / BACKBONE), overrides)
+    backbone_path = folder / BACKBONE / "config.json"
+    backbone = _backbone_config(backbone_path)
+    parts = {m: _config(m, state, paths[m], backbone, overrides) for m, state in states.items()}
+    _check_backbone(backbone, parts["text_speech_lm"], backbone_path)
+    # Key by key first: a misshapen tensor says more than sizes that do not fit each other.
+    params = {m: _params(m, state, parts[m], paths[m]) for m, state in states.items()}
+    config = _whole_config(folder, parts, overrides)
     speakers = folder / SPEAKERS
     return Bundle(
         config=config,
-        params={m: _params(m, state, config, paths[m]) for m, state in states.items()},
+        params=params,
         tokenizer=tokenizer,
         # The buffer has as many rows as the official mel; a model of another width never saw it.
         noise=official_noise() if config.flow.estimator.num_mels == NUM_MELS else None,
         voices=spk2info.read_voices(speakers, tokenizer) if speakers.exists() else {},
         source=source or folder.resolve().name,
-        stored_dtypes={m: _our_dtypes(m, s, config) for m, s in states.items() if s.dtypes},
+        stored_dtypes={m: _our_dtypes(m, s, parts[m]) for m, s in states.items() if s.dtypes},
     )
 
 
@@ -154,46 +184,109 @@ def _check_label(path: Path, module: str, tensors: Mapping[str, Any]) -> None:
             )
 
 
-def _backbone_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
+def _backbone_config(path: Path) -> dict[str, Any]:
     if not path.exists():
-        return None
+        return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds a {type(values).__name__}; an object is needed")
+    # Newer releases of transformers keep the rotary base one level down.
+    values = dict(values.get("rope_parameters") or {}) | values
+    for key in _BACKBONE_NUMBERS:
+        if not isinstance(values.get(key, 0), (int, float)):
+            raise InputError(f"{path}: {key}={values[key]!r}; a number is needed")
     return values
 
 
+def _check_backbone(values: Mapping[str, Any], config: Any, path: Path) -> None:
+    """The folder's sizes must be those of llm.pt, or the two were mixed up."""
+    for theirs, ours in _BACKBONE_SIZES.items():
+        if values.get(theirs, getattr(config, ours)) != getattr(config, ours):
+            raise InputError(
+                f"{path}: {theirs}={values[theirs]}, but the tensors of llm.pt say "
+                f"{getattr(config, ours)}; the two are not of one model"
+            )
+
+
 def _config(
-    states: Mapping[str, StateDict], backbone: dict[str, Any] | None, overrides: Sequence[str]
-) -> BundleConfig:
-    sizes = {m: {k: v.shape for k, v in state.tensors.items()} for m, state in states.items()}
-    config = BundleConfig(
-        lm=names_lm.config_from_shapes(sizes["text_speech_lm"], backbone),
-        flow=names_flow.config_from_shapes(sizes["flow"]),
-        vocoder=names_hift.config_from_shapes(sizes["vocoder"]),
-        speech_tokenizer=names_tokenizer.config_from_shapes(sizes["speech_tokenizer"]),
-        speaker_encoder=names_speaker.config_from_shapes(sizes["speaker_encoder"]),
-    )
+    module: str,
+    state: StateDict,
+    path: Path,
+    backbone: dict[str, Any],
+    overrides: Sequence[str],
+) -> Any:
+    """Reads one model's config off its tensors, then applies the overrides that concern it."""
+    sizes = {key: tuple(value.shape) for key, value in state.tensors.items()}
+    for key, width in _FIXED_WIDTHS.items():
+        if key in sizes and sizes[key][-1:] != (width,):
+            raise InputError(
+                f"{path}: misshapen {key}: {sizes[key]}; the official code has a width of {width}"
+            )
+    full = _full_sizes(module)
+    if sum(sizes.get(key) == shape for key, shape in full.items()) > _NEARLY * len(full):
+        sizes = full  # so that a tensor that tells a size is compared like any other
+    more = (backbone,) if module == "text_speech_lm" else ()
+    with _naming(path, module):
+        config = _SIZES[module](sizes, *more)
+    prefix = MODULES[module].field + "."
     for assignment in overrides:
-        config = configs.override(config, assignment)
+        if assignment.strip().startswith(prefix):
+            config = configs.override(config, assignment.strip().removeprefix(prefix))
     return config
 
 
-def _params(module: str, state: StateDict, config: BundleConfig, path: Path) -> dict[str, Any]:
-    sizes = config.of(module)
-    wanted = parameter_shapes(module, sizes)
+@functools.cache
+def _full_sizes(module: str) -> dict[str, tuple[int, ...]]:
+    """{official key: shape} of the released model."""
+    name = {
+        "text_speech_lm": "llm",
+        "vocoder": "hift",
+        "speech_tokenizer": "s3tokenizer_v2",
+        "speaker_encoder": "campplus",
+    }.get(module, module)
+    text = resources.files("cosyjax.convert").joinpath("manifest", f"{name}.json").read_text()
+    return {key: tuple(shape) for key, shape in json.loads(text).items()}
+
+
+@contextlib.contextmanager
+def _naming(path: Path, module: str) -> Iterator[None]:
+    """Sizes of which no model can be made end in all sorts of errors; this names the file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except (IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        title = MODULES[module].title
+        said = f"its tensors make no {title}: some have too few dimensions or none at all"
+        raise InputError(f"{path}: {said} ({error})") from error
+
+
+def _whole_config(folder: Path, parts: Mapping[str, Any], overrides: Sequence[str]) -> BundleConfig:
+    prefixes = tuple(f"{MODULES[module].field}." for module in parts)
+    try:
+        config = BundleConfig(**{MODULES[module].field: part for module, part in parts.items()})
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    for assignment in overrides:
+        if not assignment.strip().startswith(prefixes):
+            config = configs.override(config, assignment)
+    return config
+
+
+def _params(module: str, state: StateDict, sizes: Any, path: Path) -> dict[str, Any]:
+    with _naming(path, module):
+        wanted = parameter_shapes(module, sizes)
     if module == "text_speech_lm":
         return names_lm.import_lm(state.tensors, sizes, wanted, str(path))
     rules = SOURCES[module].rules(sizes)
     return mapping.import_tensors(rules, state.tensors, wanted, str(path))
 
 
-def _our_dtypes(module: str, state: StateDict, config: BundleConfig) -> dict[str, str]:
-    rules = SOURCES[module].rules(config.of(module))
+def _our_dtypes(module: str, state: StateDict, sizes: Any) -> dict[str, str]:
+    rules = SOURCES[module].rules(sizes)
     return {rule.ours: state.dtypes[rule.theirs] for rule in rules if rule.theirs in state.dtypes}
 
 

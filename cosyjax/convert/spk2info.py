@@ -63,6 +63,8 @@ def _prompted(
     for_lm, for_flow = (arrays[key].reshape(-1).astype(np.int32) for key in _TOKENS)
     if not np.array_equal(for_lm, for_flow):
         raise InputError(f"{where}: LM and flow have different prompt tokens; one voice has one")
+    if for_lm.size and not 0 <= for_lm.min() <= for_lm.max() < shapes.CODEBOOK_SIZE:
+        raise InputError(f"{where}: prompt tokens outside of 0 to {shapes.CODEBOOK_SIZE - 1}")
     ids = tuple(int(index) for index in arrays["prompt_text"].reshape(-1))
     return Voice(
         name=name,

@@ -42,6 +42,7 @@ from cosyjax.text.tokenizer import TextTokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "cosyjax"
+MARKS = ("config.json",)  # a folder without it is no bundle, and `force` does not replace it
 Tell = Callable[[str], None]
 _GENERATION_KEYS = ("sampling", "min_tokens_per_text_token", "max_tokens_per_text_token")
 _HINTS = 5
@@ -70,10 +71,27 @@ class BundleConfig:
                 f"format_version={self.format_version}; this cosyjax reads 1 to {FORMAT_VERSION}: "
                 "update cosyjax"
             )
+        if self.sample_rate_hz != self.vocoder.sample_rate_hz:
+            rates = f"sample_rate_hz={self.sample_rate_hz}, vocoder {self.vocoder.sample_rate_hz}"
+            raise InputError(f"{rates}: both are the rate of the audio")
+        codes = (self.lm.codebook_size, self.flow.vocab_size, self.speech_tokenizer.codebook_size)
+        _check_equal("speech codes", ("lm", "flow", "speech_tokenizer"), codes)
+        dims = (self.flow.speaker_dim, self.speaker_encoder.embed_dim)
+        _check_equal("speaker dimensions", ("flow", "speaker_encoder"), dims)
+        mels = (self.flow.estimator.num_mels, self.vocoder.num_mels)
+        _check_equal("mel bins", ("flow", "vocoder"), mels)
+        frame = (shapes.SAMPLES_PER_FRAME, self.vocoder.samples_per_frame)
+        _check_equal("samples per mel frame", ("flow", "vocoder"), frame)
 
     def of(self, module: str) -> Any:
         """The config of one of MODULES."""
         return getattr(self, MODULES[module].field)
+
+
+def _check_equal(what: str, modules: tuple[str, ...], sizes: tuple[int, ...]) -> None:
+    if len(set(sizes)) > 1:
+        given = ", ".join(f"{module} {size}" for module, size in zip(modules, sizes, strict=True))
+        raise InputError(f"modules that do not fit each other: {what} differ: {given}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +106,14 @@ class Bundle:
     source: str = ""  # where the weights came from
     # {module: {our path: dtype}} of tensors that came in another type than float32.
     stored_dtypes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.config.lm.text_vocab_size
+        if self.tokenizer.vocab_size > rows:
+            raise InputError(
+                f"the text tokenizer has {self.tokenizer.vocab_size} ids, the language model's "
+                f"text table {rows} rows; they are not of one model"
+            )
 
 
 class VoiceFolder(Mapping[str, Voice]):
@@ -166,7 +192,10 @@ def _load_config(folder: Path) -> tuple[BundleConfig, dict[str, Any]]:
     values = raw | (_read_json(generation) if generation.is_file() else {})
     for key in ("model_type", "architectures", "source", "transformers_version"):
         values.pop(key, None)
-    return configs.from_dict(BundleConfig, values), raw
+    try:
+        return configs.from_dict(BundleConfig, values), raw
+    except InputError as error:
+        raise InputError(f"{folder}/config.json: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -245,7 +274,7 @@ def save_bundle(
         check_parameters(given, parameter_shapes(module, bundle.config.of(module)), module)
     needed = sum(array.nbytes for arrays in flat.values() for array in arrays.values())
     needed += _SMALL_FILES_BYTES + (0 if bundle.noise is None else bundle.noise.nbytes)
-    with files.atomic_folder(path, force=force, needed_bytes=needed) as folder:
+    with files.atomic_folder(path, force=force, marks=MARKS, needed_bytes=needed) as folder:
         for module, arrays in flat.items():
             _save_module(bundle, module, arrays, folder, tell)
         _save_rest(bundle, folder)

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -40,7 +40,11 @@ def atomic_file(path: Path | str, *, needed_bytes: int | None = None) -> Iterato
 
 @contextlib.contextmanager
 def atomic_folder(
-    path: Path | str, *, force: bool = False, needed_bytes: int | None = None
+    path: Path | str,
+    *,
+    force: bool = False,
+    marks: Collection[str] = (),
+    needed_bytes: int | None = None,
 ) -> Iterator[Path]:
     """Gives a temporary sibling folder to fill; renamed to `path` at the end.
 
@@ -48,7 +52,8 @@ def atomic_folder(
 
     Args:
       path: the folder to make. An empty one is replaced.
-      force: replace a folder that is not empty.
+      force: replace a folder that is not empty, if it holds one of `marks`.
+      marks: file names that tell a folder of the kind to be made; none for any kind.
       needed_bytes: checked against the free space before anything is written.
 
     Raises:
@@ -56,7 +61,7 @@ def atomic_folder(
         the disk is full.
     """
     path = Path(path).absolute()
-    check_folder(path, force=force)
+    check_folder(path, force=force, marks=marks)
     partial = _partial(path)
     with _reporting(path, needed_bytes), _removing(partial):
         partial.mkdir()
@@ -66,14 +71,27 @@ def atomic_folder(
         _replace_folder(partial, path)
 
 
-def check_folder(path: Path, *, force: bool = False) -> None:
-    """Raises InputError if a folder cannot be made at `path`; for use before long work."""
+def check_folder(path: Path, *, force: bool = False, marks: Collection[str] = ()) -> None:
+    """Raises InputError if a folder cannot be made at `path`; see `atomic_folder`."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; give a folder name")
-    if path.is_dir() and any(path.iterdir()) and not force:
-        raise InputError(f"{path} is not empty; choose another folder, or force to replace it")
+    if path.is_dir() and any(path.iterdir()):
+        if not force:
+            raise InputError(f"{path} is not empty; choose another folder, or force to replace it")
+        if marks and not any((path / mark).exists() for mark in marks):
+            raise InputError(
+                f"{path} is not empty and holds none of {', '.join(marks)}, so it is not replaced "
+                "even by force; choose another folder"
+            )
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """Raises InputError if making `target` would replace `source` or a folder that holds it."""
+    source, target = source.absolute().resolve(), target.absolute().resolve()
+    if source == target or target in source.parents:
+        raise InputError(f"{target} holds the source {source}; choose another folder")
 
 
 def check_room(path: Path, needed_bytes: int) -> None:

@@ -1,6 +1,8 @@
 """Official folder to bundle and back: equal bits, and every bad checkpoint named."""
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from cosyjax.convert.official import SOURCES, read_official, resolve
 from cosyjax.errors import InputError
 from cosyjax.infer.bundle import load_bundle, save_bundle
 from tests.tools.official_folder import FULL, TINY, random_tensors, save_torch
+from tests.tools.toy_text import write_toy_tokenizer
 
 TORCH_FILES = ("llm.pt", "flow.pt", "hift.pt")
 
@@ -166,6 +169,41 @@ def test_a_head_that_is_not_tied_is_refused(official):
         read_official(official)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("llm.pt", "speech_embedding.weight"),
+        ("llm.pt", "llm.model.model.layers.0.self_attn.q_proj.weight"),
+        ("flow.pt", "input_embedding.weight"),
+        ("flow.pt", "decoder.estimator.final_proj.weight"),
+        ("hift.pt", "ups.0.parametrizations.weight.original1"),
+        ("hift.pt", "conv_post.bias"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)])
+def test_a_wrong_shape_where_sizes_are_read_is_an_error_too(official, name, key, shape):
+    edit(official / name, lambda t: t | {key: torch.zeros(shape)})
+    with pytest.raises(InputError, match=name):
+        read_official(official)
+
+
+def test_a_backbone_of_another_model_is_refused(official):
+    path = official / reading.BACKBONE / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"hidden_size": 896}))
+    with pytest.raises(InputError, match="hidden_size=896, but .* llm.pt say 16"):
+        read_official(official)
+    path.write_text(json.dumps(values | {"num_attention_heads": "four"}))
+    with pytest.raises(InputError, match="num_attention_heads='four'; a number"):
+        read_official(official)
+
+
+def test_a_tokenizer_with_more_ids_than_rows_is_refused(official):
+    write_toy_tokenizer(official / reading.BACKBONE, 600)
+    with pytest.raises(InputError, match="620 ids, .* 512 rows"):
+        read_official(official)
+
+
 def test_broken_speakers_are_named(official):
     torch.save({"anna": {"prompt_text": torch.ones(1, 3)}}, official / "spk2info.pt")
     with pytest.raises(InputError, match="speaker 'anna' has no embedding"):
@@ -204,6 +242,18 @@ def test_a_hub_id_is_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert resolve("FunAudioLLM/CosyVoice2-0.5B") == tmp_path
     assert "llm.pt" in asked["patterns"] and asked["name"] == "FunAudioLLM/CosyVoice2-0.5B"
+
+
+def test_a_misshapen_tensor_of_the_full_size_is_named_even_where_sizes_are_read():
+    from cosyjax.convert.torch_files import StateDict
+
+    sizes = reading._full_sizes("vocoder") | {"m_source.l_linear.weight": (1, 8)}
+    tensors = {key: np.broadcast_to(np.float32(0), shape) for key, shape in sizes.items()}
+    path = Path("hift.pt")
+    config = reading._config("vocoder", StateDict(tensors, {}), path, {}, ())
+    assert config == FULL.vocoder
+    with pytest.raises(InputError, match=r"misshapen m_source.l_linear.weight: \(1, 8\), needed"):
+        reading._params("vocoder", StateDict(tensors, {}), config, path)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosyjax.errors import InputError
-from cosyjax.io.atomic import atomic_file, atomic_folder
+from cosyjax.io.atomic import atomic_file, atomic_folder, check_apart
 
 HALF_WRITER = """
 import sys, time
@@ -68,6 +68,23 @@ def test_a_folder_that_is_not_empty_needs_force(tmp_path):
         (partial / "new").write_text("new")
     assert [path.name for path in out.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_force_spares_a_folder_of_another_kind(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letters").write_text("dear")
+    with pytest.raises(InputError, match="holds none of config.json"):
+        with atomic_folder(tmp_path / "home", force=True, marks=("config.json",)):
+            pass
+    assert (tmp_path / "home" / "letters").exists()
+
+
+def test_a_source_is_not_replaced_by_its_own_product(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    check_apart(tmp_path / "a", tmp_path / "a" / "b")
+    for target in (tmp_path / "a" / "b", tmp_path / "a", tmp_path):
+        with pytest.raises(InputError, match="holds the source"):
+            check_apart(tmp_path / "a" / "b", target)
 
 
 def test_a_failure_under_force_keeps_the_old_folder(tmp_path):
