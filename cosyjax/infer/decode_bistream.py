@@ -23,6 +23,7 @@ from cosyjax.ops.interleave import SPECIAL, SPEECH, TASK, TEXT, Layout
 
 Position = tuple[int, int]  # (kind, id)
 SMALLEST_BUCKET = 8  # positions; longer inputs are padded to the next power of two
+FIRST_CAPACITY = 256  # positions; the cache doubles when they are used up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Session:
         self.model, self.params, self.key, self.options = model, params, key, options
         self.sampler = sampler or _jitted_sampler(options.sampling)
         self.drawn: list[int] = []  # fill included
-        self.capacity, self.position = 256, 0
+        self.capacity, self.position = FIRST_CAPACITY, 0
         variables = {"params": params}
         self.lm = model.apply(variables, 1, self.capacity, method="init_state")
 

@@ -1,0 +1,154 @@
+"""The decode loop: cached equals uncached, chunks equal the whole, rows do not talk, limits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax.errors import InputError
+from cosyjax.infer import decode
+from cosyjax.infer.decode import SamplingConfig, decode_chunk, generate, prepare_for_decode, start
+from cosyjax.layers import stacking
+from cosyjax.models import text_speech_lm
+from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
+
+TINY = TextSpeechLMConfig(
+    2, 12, 4, 2, 4, 20, rope_theta=100.0, text_vocab_size=30, codebook_size=27
+)
+LENGTH = 12
+GREEDY = SamplingConfig(method="greedy")
+ROWS = {
+    "text_tokens": jnp.asarray([[3, 9, 4, 22], [8, 1, 0, 0]]),
+    "num_text": jnp.asarray([4, 2]),
+    "prompt_speech": jnp.asarray([[5, 7, 11], [2, 0, 0]]),
+    "num_prompt_speech": jnp.asarray([3, 1]),
+    "min_tokens": jnp.asarray([4, 0]),
+    "max_tokens": jnp.asarray([LENGTH, 9]),
+}
+
+
+def _params(seed=0):
+    params = jax.jit(lambda: text_speech_lm.init_params(TINY, jax.random.key(seed)))()
+    # Wide embeddings make the next token depend on the history; a bias keeps ends away.
+    params["speech_embedding"]["embedding"] *= 50.0
+    params["text_embedding"]["embedding"] *= 50.0
+    params["head"]["kernel"] *= 3.0
+    return params
+
+
+PARAMS = _params()
+MODEL = TextSpeechLM(TINY)
+
+
+def _with_end_bias(value):
+    bias = PARAMS["head"]["bias"].at[27:].add(value)
+    return PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
+
+
+NEVER_ENDS = _with_end_bias(-1e4)
+
+
+def _generate(params=NEVER_ENDS, rows=ROWS, key=jax.random.key(3), model=MODEL, **options):
+    options = {"sampling": SamplingConfig(), "max_length": LENGTH} | options
+    return generate(model, params, **rows, key=key, **options)
+
+
+def _row(index):
+    return {name: value[index : index + 1] for name, value in ROWS.items()}
+
+
+def test_cached_greedy_decoding_equals_argmax_of_the_whole_sequence():
+    found = _generate(sampling=GREEDY)
+    whole = jax.jit(lambda layout: MODEL.apply({"params": NEVER_ENDS}, layout))
+    for row in range(2):
+        num = int(found.num_tokens[row])
+        assert num == int(ROWS["max_tokens"][row])
+        speech = jnp.concatenate(
+            [ROWS["prompt_speech"][row, : int(ROWS["num_prompt_speech"][row])], found.tokens[row, :num]]
+        )[None]
+        text = ROWS["text_tokens"][row : row + 1, : int(ROWS["num_text"][row])]
+        sizes = jnp.asarray([text.shape[1]]), jnp.asarray([speech.shape[1]])
+        logits = whole(text_speech_lm.lay_out(TINY, text, sizes[0], speech, sizes[1]))[0]
+        wanted = jnp.argmax(logits[-num - 1 : -1], axis=-1)
+        np.testing.assert_array_equal(found.tokens[row, :num], wanted)
+        assert len(set(np.asarray(wanted).tolist())) > 3, "too dull to prove anything"
+        assert np.all(found.tokens[row, num:] == -1)
+
+
+@pytest.mark.parametrize("steps", [(1, 3, 2, 9)])
+def test_chunks_give_the_tokens_of_one_call(steps):
+    keys = jax.random.split(jax.random.key(3), 2)
+    whole = _generate(key=keys)
+    prompt = tuple(ROWS[name] for name in list(ROWS)[:4])
+    limits = ROWS["min_tokens"], ROWS["max_tokens"]
+    state = start(MODEL, NEVER_ENDS, prompt, limits, keys, max_length=LENGTH)
+    for num in steps:
+        state = decode_chunk(MODEL, NEVER_ENDS, state, num)
+    np.testing.assert_array_equal(state.tokens, whole.tokens)
+
+
+def test_a_row_decodes_the_same_alone_and_in_a_batch():
+    keys = jax.random.split(jax.random.key(3), 2)
+    together = _generate(key=keys)
+    assert not np.array_equal(together.tokens[0, :9], together.tokens[1, :9])
+    for row in range(2):
+        alone = _generate(rows=_row(row), key=keys[row : row + 1])
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+        assert int(alone.num_tokens[0]) == int(together.num_tokens[row])
+
+
+def test_the_key_decides_the_tokens():
+    first, again = _generate(), _generate()
+    np.testing.assert_array_equal(first.tokens, again.tokens)
+    assert not np.array_equal(first.tokens, _generate(key=jax.random.key(4)).tokens)
+
+
+def test_fused_parameters_decode_the_same():
+    stacked = stacking.stack_layers(NEVER_ENDS)
+    config = dataclasses.replace(TINY, scan_layers=True, compute="float32")
+    params, fused = prepare_for_decode(stacked, config)
+    assert fused.fused and "qkv" in params["backbone"]["layers_1"]["attention"]
+    got = _generate(params, model=TextSpeechLM(fused), sampling=GREEDY)
+    np.testing.assert_array_equal(got.tokens, _generate(sampling=GREEDY).tokens)
+
+
+def test_eos_waits_for_the_least_number_of_tokens():
+    bias = PARAMS["head"]["bias"].at[27].add(1e4).at[28:].add(-1e4)
+    eager = PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
+    found = _generate(eager)
+    np.testing.assert_array_equal(found.num_tokens, ROWS["min_tokens"])
+    assert np.all(found.finished) and not np.any(found.runaway)
+
+
+def test_the_other_end_ids_end_at_once_unless_forbidden():
+    bias = PARAMS["head"]["bias"].at[29].add(1e4)
+    params = PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
+    np.testing.assert_array_equal(_generate(params).num_tokens, [0, 0])
+    forbidden = _generate(params, sampling=SamplingConfig(forbid_all_ends=True))
+    np.testing.assert_array_equal(forbidden.num_tokens, ROWS["min_tokens"])
+
+
+def test_a_sequence_that_repeats_itself_is_given_up():
+    bias = NEVER_ENDS["head"]["bias"].at[:2].add(1e4)
+    stuck = NEVER_ENDS | {"head": NEVER_ENDS["head"] | {"bias": bias}}
+    guard = SamplingConfig(method="random", runaway_window=6, runaway_distinct=3)
+    found = _generate(stuck, sampling=guard)
+    np.testing.assert_array_equal(found.num_tokens, [6, 6])
+    assert np.all(found.runaway) and not np.any(found.finished)
+    assert not np.any(_generate(sampling=dataclasses.replace(guard, method="greedy")).finished)
+
+
+def test_nothing_is_drawn_where_nothing_may_be():
+    rows = ROWS | {"max_tokens": jnp.asarray([0, 1])}
+    np.testing.assert_array_equal(_generate(rows=rows).num_tokens, [0, 1])
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(InputError, match="allowed: ras"):
+        SamplingConfig(method="beam")
+    with pytest.raises(InputError, match="temperature=0"):
+        SamplingConfig(temperature=0.0)
+    with pytest.raises(InputError, match="3 keys for 2 rows"):
+        decode.row_keys(jax.random.split(jax.random.key(0), 3), 2)

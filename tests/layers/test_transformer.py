@@ -1,0 +1,79 @@
+"""The stack of blocks, in its unrolled, scanned, fused and rematerialised forms."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax.errors import InputError
+from cosyjax.layers import stacking
+from cosyjax.layers.transformer import Transformer, TransformerConfig, lengthen, position
+from tests import contracts
+from tests.compiled import Compiled
+
+CONFIG = TransformerConfig(2, 12, 4, 2, 4, 20, rope_theta=100.0)
+X = jax.random.normal(jax.random.key(0), (1, 6, 12))
+
+
+def _variables(config=CONFIG):
+    return nn.meta.unbox(jax.jit(Transformer(config).init)(jax.random.key(1), X))
+
+
+def test_it_streams():
+    layer = Compiled(Transformer(CONFIG))
+    contracts.assert_streams(layer, _variables(), X, [(1, 1, 4)], init_args=(8,))
+
+
+def test_scanned_layers_equal_unrolled_ones_in_call_and_step():
+    variables = _variables()
+    scanned = dataclasses.replace(CONFIG, scan_layers=True)
+    stacked = {"params": stacking.stack_layers(variables["params"])}
+    assert jax.tree.structure(stacked) == jax.tree.structure(_variables(scanned))
+    wanted = Compiled(Transformer(CONFIG)).apply(variables, X)
+    layer = Compiled(Transformer(scanned))
+    np.testing.assert_allclose(layer.apply(stacked, X), wanted, atol=2e-5)
+    state = layer.apply(stacked, 1, 6, method="init_state")
+    y, state = layer.apply(stacked, X[:, :4], state, method="step")
+    np.testing.assert_array_equal(position(state), [4])
+    z, _ = layer.apply(stacked, X[:, 4:], lengthen(state, 9), method="step")
+    np.testing.assert_allclose(jnp.concatenate([y, z], axis=1), wanted, atol=2e-5)
+
+
+def test_stacking_there_and_back_changes_no_bit():
+    params = _variables()["params"]
+    stacked = stacking.stack_layers({"backbone": params})
+    assert stacking.is_stacked(stacked) and not stacking.is_stacked(params)
+    back = stacking.unstack_layers(stacked)["backbone"]
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_fused_parameters_compute_the_same():
+    variables = _variables()
+    fused = Compiled(Transformer(dataclasses.replace(CONFIG, fused=True)))
+    got = fused.apply({"params": stacking.fuse(variables["params"])}, X)
+    wanted = Compiled(Transformer(CONFIG)).apply(variables, X)
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_recomputation_changes_no_gradient(scan):
+    grads = []
+    for remat in ("none", "full"):
+        config = dataclasses.replace(CONFIG, remat=remat, scan_layers=scan)
+        variables = _variables(config)
+        loss = lambda v, m=Transformer(config): jnp.sum(m.apply(v, X) ** 3)  # noqa: E731
+        text = str(jax.make_jaxpr(jax.grad(loss))(variables))
+        assert ("remat" in text or "checkpoint" in text) == (remat == "full")
+        grads.append(jax.jit(jax.grad(loss))(variables))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *grads)
+
+
+def test_sizes_that_contradict_each_other_are_named():
+    with pytest.raises(InputError, match="num_heads=3"):
+        TransformerConfig(num_heads=3, num_kv_heads=2)
+    with pytest.raises(InputError, match="allowed: none, dots, full"):
+        TransformerConfig(remat="some")

@@ -1,0 +1,98 @@
+"""The language model: counts at full size, its cache, padding, and what the loss sees."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax import config as configs
+from cosyjax.errors import InputError
+from cosyjax.losses.lm import cross_entropy
+from cosyjax.models import text_speech_lm
+from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
+
+TINY = TextSpeechLMConfig(
+    2, 12, 4, 2, 4, 20, rope_theta=100.0, text_vocab_size=30, codebook_size=27, mix_ratio=(2, 4)
+)
+MODEL = TextSpeechLM(TINY)
+PARAMS = jax.jit(lambda: text_speech_lm.init_params(TINY, jax.random.key(0)))()
+TEXT = jnp.asarray([[3, 9, 4, 22], [8, 1, 0, 0]])
+SPEECH = jax.random.randint(jax.random.key(1), (2, 9), 0, 27)
+SIZES = jnp.asarray([4, 2]), jnp.asarray([9, 5])
+lay_out = jax.jit(text_speech_lm.lay_out, static_argnums=0)
+LAYOUT = lay_out(TINY, TEXT, SIZES[0], SPEECH, SIZES[1])
+LOGITS = jax.jit(lambda params, layout: MODEL.apply({"params": params}, layout))
+STEP = jax.jit(lambda *a: MODEL.apply({"params": PARAMS}, *a, method="step"))
+
+
+def test_full_size_has_the_official_number_of_parameters():
+    config = TextSpeechLMConfig()
+    shapes = jax.eval_shape(lambda key: text_speech_lm.init_params(config, key), jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 505_803_812
+    assert config.num_params() == 505_803_812
+    # 358 M parameters are multiplied at each position; the rest are tables, norms and biases.
+    assert config.flops_per_token(0) == 2 * (24 * 14_909_440 + 896 * 6564)
+
+
+def test_the_config_survives_a_round_trip():
+    assert configs.from_dict(TextSpeechLMConfig, configs.to_dict(TINY)) == TINY
+    with pytest.raises(InputError, match="mix_ratio"):
+        dataclasses.replace(TINY, mix_ratio=(0, 4))
+
+
+@pytest.mark.parametrize("calls", [(4, 1, 1, 9), (11, 4)])
+def test_steps_of_any_size_equal_the_whole(calls):
+    whole = LOGITS(PARAMS, LAYOUT)
+    state = MODEL.apply({"params": PARAMS}, 2, 15, method="init_state")
+    start, parts = 0, []
+    for size in calls:
+        lengths = jnp.clip(LAYOUT.lengths - start, 0, size)
+        cut = slice(start, start + size)
+        y, state = STEP(LAYOUT.ids[:, cut], LAYOUT.kinds[:, cut], lengths, state)
+        parts.append(y)
+        start += size
+    got = jnp.concatenate(parts, axis=1)
+    for row, length in enumerate(LAYOUT.lengths):
+        np.testing.assert_allclose(got[row, :length], whole[row, :length], atol=2e-5)
+
+
+def test_padding_is_inert_and_a_row_equals_itself_alone():
+    whole = LOGITS(PARAMS, LAYOUT)
+    beyond = jnp.arange(15) >= LAYOUT.lengths[:, None]
+    other = LAYOUT._replace(ids=jnp.where(beyond, 5, LAYOUT.ids), kinds=jnp.where(beyond, 1, LAYOUT.kinds))
+    poisoned = LOGITS(PARAMS, other)
+    length = int(LAYOUT.lengths[1])
+    np.testing.assert_array_equal(poisoned[1, :length], whole[1, :length])
+    alone = lay_out(TINY, TEXT[1:, :2], SIZES[0][1:], SPEECH[1:, :5], SIZES[1][1:])
+    np.testing.assert_allclose(LOGITS(PARAMS, alone)[0], whole[1, :length], atol=2e-5)
+
+
+def test_the_prediction_after_the_last_position_is_that_of_the_whole_call():
+    state = MODEL.apply({"params": PARAMS}, 2, 15, method="init_state")
+    arguments = (LAYOUT.ids, LAYOUT.kinds, LAYOUT.lengths, state)
+    predict = lambda *a: MODEL.apply({"params": PARAMS}, *a, method="predict_next")  # noqa: E731
+    got, _ = jax.jit(predict)(*arguments)
+    whole = LOGITS(PARAMS, LAYOUT)
+    for row, length in enumerate(LAYOUT.lengths):
+        np.testing.assert_allclose(got[row], whole[row, length - 1], atol=2e-5)
+
+
+def test_a_target_moves_the_loss_and_a_masked_one_does_not():
+    logits = LOGITS(PARAMS, LAYOUT)
+    loss = lambda targets: float(cross_entropy(logits, targets).mean)  # noqa: E731
+    targets = LAYOUT.targets
+    moved = targets.at[0, 5].set((targets[0, 5] + 1) % 27)  # the first position after the text
+    assert int(targets[0, 5]) >= 0 and loss(moved) != loss(targets)
+    other = logits.at[:, 0].add(jnp.arange(30.0))  # sos has no target
+    assert float(cross_entropy(other, targets).mean) == loss(targets)
+
+
+def test_gradients_reach_every_parameter_that_the_batch_uses():
+    loss = lambda p: cross_entropy(MODEL.apply({"params": p}, LAYOUT), LAYOUT.targets).mean  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(PARAMS)
+    # A bias on the keys shifts all scores of a query alike, up to the rotation.
+    dead = [k for k, g in jax.tree_util.tree_leaves_with_path(grads) if not jnp.any(g != 0)]
+    assert not dead, dead
