@@ -1,4 +1,4 @@
-"""Test session set-up: eight fake CPU devices, golden files, strict numerics."""
+"""Test session set-up: eight fake CPU devices, golden files, a tiny bundle that speaks."""
 
 import os
 
@@ -7,10 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pathlib import Path  # noqa: E402
 
-import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -19,3 +17,42 @@ GOLDEN = Path(__file__).parent / "golden"
 def golden() -> Path:
     """The folder of small golden files that travels with the repository."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted official folder of tiny models with random weights."""
+    from cosyjax.convert import official
+    from cosyjax.infer.bundle import save_bundle
+    from tests.tools.official_folder import write_official_folder
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_official_folder(folder / "official")
+    save_bundle(official.read_official(folder / "official"), folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def tiny_tts(tiny_bundle: Path):
+    """The tiny bundle, loaded; it babbles, and every stage runs."""
+    import cosyjax
+
+    return cosyjax.load(tiny_bundle, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def prompt_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.5 s of a gliding tone with a little noise at 24 kHz."""
+    import soundfile
+
+    path = tmp_path_factory.mktemp("prompt") / "prompt.wav"
+    soundfile.write(path, tone(1.5, 24_000), 24_000)
+    return path
+
+
+def tone(seconds: float, rate_hz: int) -> np.ndarray:
+    """A tone from 150 to 250 Hz with noise, float32 in [-0.6, 0.6]."""
+    t = np.arange(int(seconds * rate_hz)) / rate_hz
+    noise = np.random.default_rng(0).standard_normal(len(t))
+    glide = 2 * np.pi * (150 * t + 50 * t**2 / max(seconds, 1e-9))
+    return (0.5 * np.sin(glide) + 0.02 * noise).astype(np.float32)

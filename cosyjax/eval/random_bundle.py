@@ -9,21 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.infer.bundle import BundleConfig
-from cosyjax.models import flow, hift, speaker_encoder, speech_tokenizer, text_speech_lm
+from cosyjax.infer.modules import MODULES
 
 HEAD_BIAS = (jax.tree_util.DictKey("head"), jax.tree_util.DictKey("bias"))
 
 
 def random_params(config: BundleConfig, modules: tuple[str, ...]) -> dict[str, Any]:
     """Draws the parameters of the named modules, each scaled by the root of its fan-in."""
-    makers = {
-        "text_speech_lm": (text_speech_lm.init_params, config.lm),
-        "flow": (flow.init_params, config.flow),
-        "vocoder": (hift.init_params, config.vocoder),
-        "speech_tokenizer": (speech_tokenizer.init_params, config.speech_tokenizer),
-        "speaker_encoder": (speaker_encoder.init_params, config.speaker_encoder),
+    return {
+        name: _draw(MODULES[name].init_params, config.of(name), seed)
+        for seed, name in enumerate(modules)
     }
-    return {name: _draw(*makers[name], seed) for seed, name in enumerate(modules)}
 
 
 def _draw(init: Any, config: Any, seed: int) -> Any:

@@ -4,7 +4,8 @@
     for chunk in model.inference_zero_shot("Hello.", "Transcript.", "prompt.wav"):
         chunk["tts_speech"]  # [1, N] float32 at model.sample_rate
 
-Each method yields one dictionary per piece of text, as the official ones do.
+Each method yields one dictionary per piece of text or, with `stream=True`, per chunk of audio under
+the official schedule (growing chunks, the last one under the full mask).
 """
 
 from __future__ import annotations
@@ -124,8 +125,12 @@ class CosyVoice2:
         speed: float = 1.0,
     ) -> Chunks:
         """Speaks a recording again in the prompt's voice."""
-        _refuse_stream(stream)
         voice = self._prompted("", prompt_wav, "")
+        if stream:
+            _refuse_speed(speed)
+            for wav in self.synthesizer.convert_chunks(source_wav, voice):
+                yield {"tts_speech": wav[None]}
+            return
         spoken = self.synthesizer.convert_voice(source_wav, voice, speed=speed)
         yield {"tts_speech": spoken.wav[None]}
 
@@ -150,13 +155,17 @@ class CosyVoice2:
         front: bool,
         instruct: str = "",
     ) -> Chunks:
-        _refuse_stream(stream)
         pieces = self.synthesizer.pieces(text, normalized=not front)
         conditions = self.synthesizer.conditions(voice, mode, instruct)
+        if stream:
+            _refuse_speed(speed)
+            for wav in self.synthesizer.speak_chunks(pieces, conditions):
+                yield {"tts_speech": wav[None]}
+            return
         for _, wav in self.synthesizer.speak_pieces(pieces, conditions, speed=speed):
             yield {"tts_speech": wav[None]}
 
 
-def _refuse_stream(stream: bool) -> None:
-    if stream:
-        raise InputError("stream=True is not offered yet; stream=False yields piece by piece")
+def _refuse_speed(speed: float) -> None:
+    if speed != 1.0:
+        raise InputError(f"speed={speed} cannot be had with stream=True; use speed=1")

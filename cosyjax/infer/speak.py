@@ -113,8 +113,6 @@ def text_to_tokens(
     Returns:
       [T] int32, without stop tokens; empty if the LM stopped at once.
     """
-    max_tokens = int(config.max_tokens_per_text_token * len(text_tokens))
-    max_tokens = min(max_tokens, buckets.MAX_TOKENS[-1])
     for attempt in range(config.max_retries + 1):
         salt = LM_STREAM if attempt == 0 else RETRY_STREAM + attempt
         made = _generate(
@@ -123,7 +121,7 @@ def text_to_tokens(
             conditions.lm_speech_tokens,
             jax.random.fold_in(key, salt),
             sampling,
-            limits=(int(config.min_tokens_per_text_token * len(text_tokens)), max_tokens),
+            limits=token_limits(len(text_tokens), config),
         )
         if not bool(made.runaway[0]):
             break
@@ -139,21 +137,41 @@ def _generate(
     *,
     limits: tuple[int, int],
 ) -> Generated:
-    num_text = buckets.bucket(len(text), buckets.TEXT_TOKENS, "text tokens")
-    num_prompt = buckets.bucket(len(prompt), buckets.PROMPT_TOKENS, "prompt speech tokens")
-    one = lambda n: jnp.array([n], jnp.int32)  # noqa: E731
+    text_tokens, num_text, prompt_speech, num_prompt_speech = lm_prompt(text, prompt)
     return generate(
         *stages.lm,
-        text_tokens=buckets.pad_to(text, num_text)[None].astype(np.int32),
-        num_text=one(len(text)),
-        prompt_speech=buckets.pad_to(prompt, num_prompt)[None].astype(np.int32),
-        num_prompt_speech=one(len(prompt)),
-        min_tokens=one(limits[0]),
-        max_tokens=one(limits[1]),
+        text_tokens=text_tokens,
+        num_text=num_text,
+        prompt_speech=prompt_speech,
+        num_prompt_speech=num_prompt_speech,
+        min_tokens=jnp.array(limits[:1], jnp.int32),
+        max_tokens=jnp.array(limits[1:], jnp.int32),
         key=key,
         sampling=sampling,
         max_length=buckets.bucket(limits[1], buckets.MAX_TOKENS, "speech tokens"),
     )
+
+
+def lm_prompt(text: np.ndarray, prompt: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    """Pads text and prompt speech tokens to their buckets, as a batch of one with lengths."""
+    num_text = buckets.bucket(len(text), buckets.TEXT_TOKENS, "text tokens")
+    num_prompt = buckets.bucket(len(prompt), buckets.PROMPT_TOKENS, "prompt speech tokens")
+    return (
+        buckets.pad_to(text, num_text)[None].astype(np.int32),
+        jnp.array([len(text)], jnp.int32),
+        buckets.pad_to(prompt, num_prompt)[None].astype(np.int32),
+        jnp.array([len(prompt)], jnp.int32),
+    )
+
+
+def token_limits(num_text: int, config: SynthesisConfig) -> tuple[int, int]:
+    """(fewest, most) speech tokens for a piece of `num_text` text tokens.
+
+    Differs: the official code has no limit beside the ratio; here a piece has at most 164 s.
+    """
+    most = int(config.max_tokens_per_text_token * num_text)
+    fewest = int(config.min_tokens_per_text_token * num_text)
+    return fewest, min(most, buckets.MAX_TOKENS[-1])
 
 
 def tokens_to_wav(

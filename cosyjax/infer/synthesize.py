@@ -17,7 +17,7 @@ import numpy as np
 
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
-from cosyjax.infer import prompt, speak
+from cosyjax.infer import chunks, prompt, speak
 from cosyjax.infer.bundle import Bundle, load_bundle
 from cosyjax.infer.compute import ComputePlan, enable_compilation_cache, make_plan
 from cosyjax.infer.decode import SamplingConfig
@@ -25,6 +25,7 @@ from cosyjax.infer.speak import SynthesisConfig
 from cosyjax.infer.stages import Stages, make_stages
 from cosyjax.infer.voice import Voice, load_voice
 from cosyjax.io import audio
+from cosyjax.ops import resample
 from cosyjax.text import normalize
 
 MAX_CHARACTERS = 10_000
@@ -91,6 +92,12 @@ class Synthesizer:
         self.stages: Stages = make_stages(bundle.config, dict(bundle.params), plan)
         self.tokenizer = bundle.tokenizer
         self.sample_rate_hz = shapes.SAMPLE_RATE_HZ
+        self.config = SynthesisConfig(
+            min_tokens_per_text_token=bundle.config.min_tokens_per_text_token,
+            max_tokens_per_text_token=bundle.config.max_tokens_per_text_token,
+            num_steps=bundle.config.flow.num_steps,
+            guidance_scale=bundle.config.flow.guidance_scale,
+        )
 
     def voices(self) -> list[str]:
         """Names of the voices that lie in the bundle."""
@@ -172,7 +179,7 @@ class Synthesizer:
         seed: int = 0,
         speed: float = 1.0,
         sampling: SamplingConfig | None = None,
-        config: SynthesisConfig = SynthesisConfig(),
+        config: SynthesisConfig | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (speech tokens [T], wav [N]) of each piece in turn.
 
@@ -180,7 +187,7 @@ class Synthesizer:
         """
         if not MIN_SPEED <= speed <= MAX_SPEED:
             raise InputError(f"speed={speed}; allowed: {MIN_SPEED} to {MAX_SPEED}")
-        sampling = sampling or self.bundle.config.sampling
+        sampling, config = sampling or self.bundle.config.sampling, config or self.config
         for index, piece in enumerate(pieces):
             key = jax.random.fold_in(jax.random.key(seed), index)
             text_tokens = np.asarray(self.tokenizer.encode(piece), np.int32)
@@ -189,6 +196,21 @@ class Synthesizer:
             )
             yield tokens, speak.tokens_to_wav(
                 self.stages, tokens, conditions, key, self.bundle.noise, speed=speed, config=config
+            )
+
+    def speak_chunks(
+        self, pieces: list[str], conditions: speak.Conditions, *, seed: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yields audio in chunks while tokens are decoded, as the official code streams."""
+        for index, piece in enumerate(pieces):
+            yield from chunks.speak_chunks(
+                self.stages,
+                np.asarray(self.tokenizer.encode(piece), np.int32),
+                conditions,
+                jax.random.fold_in(jax.random.key(seed), index),
+                self.bundle.noise,
+                sampling=self.bundle.config.sampling,
+                config=self.config,
             )
 
     def synthesize(
@@ -202,7 +224,7 @@ class Synthesizer:
         speed: float = 1.0,
         normalized: bool = False,
         sampling: SamplingConfig | None = None,
-        config: SynthesisConfig = SynthesisConfig(),
+        config: SynthesisConfig | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Speech:
         """Speaks a text of any length up to MAX_CHARACTERS.
@@ -216,7 +238,7 @@ class Synthesizer:
           speed: 0.25 to 4; above 1 is faster.
           normalized: True passes the text on as it is, in one piece.
           sampling: overrides the bundle's sampling.
-          config: length ratios, solver steps, guidance.
+          config: overrides the bundle's length ratios, solver steps and guidance.
           progress: called after each piece.
 
         Raises:
@@ -241,14 +263,27 @@ class Synthesizer:
         self, path: Path | str, voice: str | Path | Voice, *, seed: int = 0, speed: float = 1.0
     ) -> Speech:
         """Speaks a recording (at most 30 s) again in another voice; the LM is not used."""
-        from cosyjax.ops import resample
+        tokens, conditions, key = self._conversion(path, voice, seed)
+        noise = self.bundle.noise
+        out = speak.tokens_to_wav(
+            self.stages, tokens, conditions, key, noise, speed=speed, config=self.config
+        )
+        return Speech(out, self.sample_rate_hz, (), (tokens,))
 
+    def convert_chunks(
+        self, path: Path | str, voice: str | Path | Voice, *, seed: int = 0
+    ) -> Iterator[np.ndarray]:
+        """`convert_voice` in chunks, as the official code streams."""
+        tokens, conditions, key = self._conversion(path, voice, seed)
+        yield from chunks.tokens_to_chunks(
+            self.stages, [tokens], conditions, key, self.bundle.noise, self.config
+        )
+
+    def _conversion(
+        self, path: Path | str, voice: str | Path | Voice, seed: int
+    ) -> tuple[np.ndarray, speak.Conditions, jax.Array]:
         wav, rate_hz = prompt.read_prompt(path)
         wav_16k = np.asarray(resample.resample(wav, rate_hz, shapes.TOKENIZER_RATE_HZ))
         tokens = prompt.speech_tokens(self.stages, wav_16k)
-        conditions = self.conditions(voice, None if self.voice(voice).has_prompt else "sft")
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        out = speak.tokens_to_wav(
-            self.stages, tokens, conditions, key, self.bundle.noise, speed=speed
-        )
-        return Speech(out, self.sample_rate_hz, (), (tokens,))
+        return tokens, self.conditions(voice), key
