@@ -29,7 +29,7 @@ def distance_table(num_queries: int, num_keys: int, dim: int) -> jax.Array:
     """
     distance = jnp.arange(num_keys - 1, -num_queries, -1, dtype=jnp.float32)
     falling = np.arange(0, dim, 2, dtype=np.float32) * np.float32(-math.log(10000.0) / dim)
-    angle = distance[:, None] * np.exp(falling)
+    angle = distance[:, None] * np.exp(falling.astype(np.float64)).astype(np.float32)
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(-1, dim)
 
 
@@ -117,9 +117,7 @@ class ConformerBlock(nn.Module):
 
     def setup(self) -> None:
         self.attention_norm = LayerNorm(BLOCK_EPSILON)
-        self.attention = RelativeAttention(
-            self.embed_dim, self.num_heads, self.chunk, self.compute
-        )
+        self.attention = RelativeAttention(self.embed_dim, self.num_heads, self.chunk, self.compute)
         self.mlp_norm = LayerNorm(BLOCK_EPSILON)
         self.mlp_in = Dense(self.mlp_dim, axes=("embed", "mlp"), compute=self.compute)
         self.mlp_out = Dense(self.embed_dim, axes=("mlp", "embed"), compute=self.compute)

@@ -10,9 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cosyjax.layers.basic import Conv
+from cosyjax.layers.basic import Conv, boxed
 from cosyjax.ops import product
-from cosyjax.layers.basic import boxed
 
 LEAKY_SLOPE = 0.01
 

@@ -37,9 +37,9 @@ def gelu(x: jax.Array) -> jax.Array:
 def time_sinusoid(t: jax.Array, dim: int) -> jax.Array:
     """Sines, then cosines, of 1000 t at dim / 2 rates from 1 to 1 / 10000: [S] -> [S, dim]."""
     half = dim // 2
-    # numpy, because angles reach 1000 and the last bit of a rate is 6e-5 of an angle there
+    # Rounded once, from float64: angles reach 1000, where the last bit of a rate is 6e-5.
     falling = np.arange(half, dtype=np.float32) * np.float32(-math.log(10000.0) / (half - 1))
-    angle = TIME_SCALE * t[:, None] * np.exp(falling)
+    angle = TIME_SCALE * t[:, None] * np.exp(falling.astype(np.float64)).astype(np.float32)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 

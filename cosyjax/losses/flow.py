@@ -17,7 +17,6 @@ from cosyjax.ops import masks
 from cosyjax.shapes import FRAMES_PER_TOKEN
 
 
-
 class FlowBatch(NamedTuple):
     """Utterances, padded at their ends."""
 
@@ -103,9 +102,7 @@ def _draw_kind(key: jax.Array, how: str, batch: int) -> jax.Array:
     return jnp.broadcast_to(kind, (batch,))
 
 
-def flow_terms(
-    model: FlowMatching, params: dict, batch: FlowBatch, draws: FlowDraws
-) -> FlowTerms:
+def flow_terms(model: FlowMatching, params: dict, batch: FlowBatch, draws: FlowDraws) -> FlowTerms:
     """Builds the noisy mel and its conditions, and asks the model for the velocity."""
     config, variables = model.config, {"params": params}
     num_frames = FRAMES_PER_TOKEN * batch.num_tokens

@@ -49,7 +49,9 @@ class EstimatorConfig:
             least = 0 if field.name in ("num_mid_stages", "num_blocks") else 1
             if getattr(self, field.name) < least:
                 value = getattr(self, field.name)
-                raise InputError(f"EstimatorConfig.{field.name}={value}; at least {least} is needed")
+                raise InputError(
+                    f"EstimatorConfig.{field.name}={value}; at least {least} is needed"
+                )
 
 
 class Conditions(NamedTuple):
@@ -91,9 +93,7 @@ class Stage(nn.Module):
         c = self.config
         self.resnet = CausalResnet(self.in_features, c.embed_dim, c.conv_width, self.compute)
         self.blocks = [
-            ChunkTransformer(
-                c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim, compute=self.compute
-            )
+            ChunkTransformer(c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim, compute=self.compute)
             for _ in range(c.num_blocks)
         ]
 

@@ -103,9 +103,7 @@ class FlowMatching(nn.Module):
         c = self.config
         self.token_embed = Embed(c.vocab_size, c.encoder.embed_dim)
         self.encoder = UpsampleEncoder(c.encoder, c.compute)
-        self.encoder_proj = Dense(
-            c.estimator.num_mels, axes=("embed", None), compute=c.compute
-        )
+        self.encoder_proj = Dense(c.estimator.num_mels, axes=("embed", None), compute=c.compute)
         self.speaker_proj = Dense(c.estimator.num_mels)
         self.estimator = Estimator(c.estimator, c.compute)
 
@@ -146,9 +144,7 @@ class FlowMatching(nn.Module):
         num_all = speech_tokens.shape[1]
         embedded = self._embed(speech_tokens, masks.valid(num_tokens, num_all))
         attention = self._masks(num_tokens - num_held, num_all, kind)
-        return self.encoder_proj(
-            self.encoder(embedded, num_tokens, attention, sanitize=sanitize)
-        )
+        return self.encoder_proj(self.encoder(embedded, num_tokens, attention, sanitize=sanitize))
 
     def speaker(self, speaker_embedding: jax.Array) -> jax.Array:
         """[B, 192] of any length -> [B, M], from the embedding's direction."""
@@ -198,9 +194,7 @@ class FlowMatching(nn.Module):
         mel, _ = self._euler(noise, None, (conditions, mask), num_steps, guidance_scale)
         return jnp.where(valid[..., None], mel, 0.0)
 
-    def init_state(
-        self, batch: int, max_tokens: int, num_steps: int | None = None
-    ) -> FlowState:
+    def init_state(self, batch: int, max_tokens: int, num_steps: int | None = None) -> FlowState:
         """Returns the state before the start.
 
         Args:
@@ -258,9 +252,7 @@ class FlowMatching(nn.Module):
             embedded[:, :num_new], state.encoder, embedded[:, num_new:], num_valid, attention
         )
         valid = masks.valid(FRAMES_PER_TOKEN * spoken, FRAMES_PER_TOKEN * num_new)
-        given = Conditions(
-            self.encoder_proj(features), self.speaker(speaker_embedding), prompt_mel
-        )
+        given = Conditions(self.encoder_proj(features), self.speaker(speaker_embedding), prompt_mel)
         noise, given = _sanitize(jnp.broadcast_to(noise, given.mu.shape), given, valid)
         num_steps = state.estimator.down_conv.shape[0]
         mel, estimator = self._euler(
@@ -288,7 +280,9 @@ class FlowMatching(nn.Module):
     def _masks(self, lengths: jax.Array, num_tokens: int, kind: jax.Array | int) -> Masks:
         return Masks(
             *(
-                masks.whole(f * lengths, f * num_tokens, self._chunk(kind, f), self.config.left_chunks)
+                masks.whole(
+                    f * lengths, f * num_tokens, self._chunk(kind, f), self.config.left_chunks
+                )
                 for f in (1, FRAMES_PER_TOKEN)
             )
         )
@@ -367,17 +361,16 @@ def carry(
     return ode.euler(velocity, noise, steps, (shifts, states))
 
 
-def _sanitize(
-    x: jax.Array, given: Conditions, valid: jax.Array
-) -> tuple[jax.Array, Conditions]:
+def _sanitize(x: jax.Array, given: Conditions, valid: jax.Array) -> tuple[jax.Array, Conditions]:
     clean = lambda y: jnp.where(valid[..., None], y, 0.0)  # noqa: E731
     return clean(x), Conditions(clean(given.mu), given.speaker, clean(given.prompt_mel))
 
 
 def init_params(config: FlowConfig, key: jax.Array) -> Any:
     """Returns freshly drawn parameters, unboxed: {"encoder": ..., "estimator": ..., ...}."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    mel = jnp.zeros((1, 2 * FRAMES_PER_TOKEN, config.estimator.num_mels), jnp.float32)
-    inputs = (tokens, jnp.array([2]), jnp.ones((1, config.speaker_dim)), mel, jnp.zeros((1,)))
-    init = lambda key: nn.meta.unbox(FlowMatching(config).init(key, *inputs))["params"]  # noqa: E731
-    return jax.jit(init)(key)
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
+    counts = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.int32)  # noqa: E731
+    mel = shape(1, 2 * FRAMES_PER_TOKEN, config.estimator.num_mels)
+    inputs = (counts(1, 2), counts(1), shape(1, config.speaker_dim), mel, shape(1))
+    # Only the parameters are computed: one program for all 1100 draws takes minutes to compile.
+    return nn.meta.unbox(FlowMatching(config).lazy_init(key, *inputs))["params"]

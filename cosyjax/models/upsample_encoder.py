@@ -73,9 +73,7 @@ class UpsampleEncoder(nn.Module):
     def setup(self) -> None:
         c, compute = self.config, self.compute
         sizes = (c.embed_dim, c.num_heads, c.mlp_dim)
-        blocks = lambda n: [  # noqa: E731
-            ConformerBlock(*sizes, compute=compute) for _ in range(n)
-        ]
+        blocks = lambda n: [ConformerBlock(*sizes, compute=compute) for _ in range(n)]  # noqa: E731
         self.embed = InputEmbed(c.embed_dim, compute)
         self.lookahead = LookaheadConv(c.embed_dim, c.lookahead, c.lookahead_width, compute)
         self.layers = blocks(c.num_layers)

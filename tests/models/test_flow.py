@@ -1,0 +1,133 @@
+"""The flow: sizes, streaming equal to the whole call, padding, guidance, and refused calls."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax import config as config_io
+from cosyjax.errors import InputError
+from cosyjax.models.estimator import Conditions
+from cosyjax.models.flow import FlowConfig, FlowMatching, FlowTrainingConfig, init_params
+from cosyjax.ops import masks, noise
+from tests.tiny_flow import MELS, TINY, tiny_params
+
+AHEAD, PROMPT = 3, 2
+MODEL = FlowMatching(TINY)
+TOKENS = jnp.array([[3, 1, 4, 1, 5, 8, 2], [6, 5, 3, 0, 8, 7, 7]])
+NUM_TOKENS = jnp.array([7, 5])
+LENGTH = 8  # tokens, after padding to whole chunks
+KEY = jax.random.key(11)
+SPEAKERS = jax.random.normal(jax.random.key(12), (2, 5))
+NOISE = noise.frame_noise(KEY, jnp.arange(2 * LENGTH), MELS)
+PROMPT_MEL = jnp.pad(
+    jax.random.normal(jax.random.key(13), (2, 2 * PROMPT, MELS)),
+    ((0, 0), (0, 2 * (LENGTH - PROMPT)), (0, 0)),
+)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    return tiny_params()
+
+
+def pad(tokens: jax.Array, length: int) -> jax.Array:
+    return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+
+
+@jax.jit
+def whole(params: dict, number: jax.Array) -> jax.Array:
+    variables = {"params": params}
+    padded = pad(TOKENS, LENGTH)
+    mu = MODEL.apply(variables, padded, NUM_TOKENS, kind=number, method="encode")
+    speaker = MODEL.apply(variables, SPEAKERS, method="speaker")
+    given = Conditions(mu, speaker, PROMPT_MEL)
+    return MODEL.apply(variables, NOISE, given, 2 * NUM_TOKENS, kind=number, method="solve")
+
+
+def speak_at_once(params: dict, kind: str = "chunk") -> jax.Array:
+    return whole(params, jnp.array(masks.kind_index(kind)))
+
+
+one_step = jax.jit(functools.partial(MODEL.apply, method="step"))
+
+
+def speak_in_calls(params: dict, calls: tuple[int, ...]) -> tuple[jax.Array, list]:
+    variables = {"params": params}
+    state = MODEL.apply(variables, 2, LENGTH, method="init_state")
+    tokens, start, pieces, states = pad(TOKENS, LENGTH + AHEAD), 0, [], [state]
+    for size in calls:
+        stop, frames = start + size, slice(2 * start, 2 * (start + size))
+        mel, state = one_step(
+            variables,
+            tokens[:, start:stop],
+            state,
+            tokens[:, stop : stop + AHEAD],
+            speaker_embedding=SPEAKERS,
+            prompt_mel=PROMPT_MEL[:, frames],
+            noise=noise.frame_noise(KEY, jnp.arange(2 * start, 2 * stop), MELS),
+            num_valid=jnp.clip(NUM_TOKENS - start, 0, size + AHEAD),
+        )
+        pieces.append(mel)
+        states.append(state)
+        start = stop
+    return jnp.concatenate(pieces, axis=1), states
+
+
+@pytest.mark.parametrize("calls", [(2, 2, 4), (8,)])
+def test_mel_spoken_in_calls_equals_mel_spoken_at_once(params: dict, calls) -> None:
+    streamed, _ = speak_in_calls(params, calls)
+    np.testing.assert_allclose(streamed, speak_at_once(params), atol=5e-5)
+
+
+def test_the_state_keeps_its_size(params: dict) -> None:
+    _, states = speak_in_calls(params, (2, 2, 4))
+    assert len({sum(leaf.nbytes for leaf in jax.tree.leaves(s)) for s in states}) == 1
+    assert len({str(jax.tree.map(jnp.shape, s)) for s in states}) == 1
+
+
+def test_the_chunk_mask_is_not_the_full_mask(params: dict) -> None:
+    assert jnp.max(jnp.abs(speak_at_once(params) - speak_at_once(params, "full"))) > 1e-3
+
+
+def test_guidance_of_zero_equals_the_conditional_velocity_alone(params: dict) -> None:
+    variables = {"params": params}
+    mu = PROMPT_MEL[:, :14] + 1.0
+    given = Conditions(mu, SPEAKERS[:, :MELS], PROMPT_MEL[:, :14])
+    start = jnp.broadcast_to(NOISE[: mu.shape[1]], mu.shape)
+    frames = 2 * NUM_TOKENS
+    options = {"num_steps": 1, "guidance_scale": 0.0, "method": "solve"}
+    guided = jax.jit(lambda: MODEL.apply(variables, start, given, frames, **options))()
+    inputs = (start, jnp.zeros(2), given, frames)
+    velocity = jax.jit(lambda: MODEL.apply(variables, *inputs, method="velocity"))()
+    valid = masks.valid(frames, mu.shape[1])[..., None]
+    np.testing.assert_allclose(guided, jnp.where(valid, start + velocity, 0), atol=1e-5)
+
+
+def test_the_official_sizes_have_the_official_number_of_parameters() -> None:
+    shapes = jax.eval_shape(lambda key: init_params(FlowConfig(), key), jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 112_549_360
+
+
+def test_the_config_survives_the_way_to_json_and_back() -> None:
+    assert config_io.from_dict(FlowConfig, config_io.to_dict(TINY)) == TINY
+
+
+def test_a_call_that_is_no_multiple_of_the_mask_chunk_is_refused(params: dict) -> None:
+    with pytest.raises(InputError, match="multiple of mask_chunk=2"):
+        speak_in_calls(params, (3,))
+
+
+@pytest.mark.parametrize("name", ["masks", "prompt", "loss", "time_warp", "padding"])
+def test_an_unknown_training_option_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}='offical'"):
+        FlowTrainingConfig(**{name: "offical"})
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(InputError, match="num_heads=3"):
+        dataclasses.replace(TINY.encoder, num_heads=3)
