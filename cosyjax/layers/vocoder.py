@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax.layers.basic import boxed
-from cosyjax.layers.weight_norm import UNIFORM_START, channel_norm, weight_norm_kernel
-from cosyjax.ops import product
+from cosyjax.layers.weight_norm import UNIFORM_START, normed_kernel, weight_norm_kernel
+from cosyjax.ops import fast_conv, product
 from cosyjax.ops.trig import sin_squared
 
 AXES = (None, None, None)
@@ -34,8 +34,9 @@ def snake(x: jax.Array, alpha: jax.Array) -> jax.Array:
 class NormedConv(nn.Module):
     """Weight-normed convolution [B, T, D] -> [B, T', features].
 
-    With `weight_norm` the kernel is a `scale` per channel times a `direction`; without, the
-    parameter is the plain `kernel` that `fold_weight_norm` computes once.
+    With kernels="normed" the kernel is a `scale` per channel times a `direction`. With "plain" the
+    parameter is the `kernel` that `fold_kernels` computes once; with "tiled" it is, where that is
+    faster, the kernel's `points` for convolution by tiles.
     """
 
     features: int
@@ -44,19 +45,22 @@ class NormedConv(nn.Module):
     dilation: int = 1
     padding: int = 0
     transposed: bool = False
-    weight_norm: bool = True
+    kernels: str = "normed"
     compute: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.width, x.shape[-1], self.features)
-        if self.weight_norm:
-            axis = -2 if self.transposed else -1
-            kernel = weight_norm_kernel(self, shape, AXES, channel_axis=axis)
-        else:
-            kernel = self.param("kernel", boxed(UNIFORM_START, AXES), shape, jnp.float32)
-        bias = self.param("bias", boxed(nn.initializers.zeros, (None,)), shape[2:], jnp.float32)
         padding = (self.padding, self.padding)
+        bias = self.param("bias", boxed(nn.initializers.zeros, (None,)), shape[2:], jnp.float32)
+        if self.kernels == "tiled" and not self.transposed and product.tiles_pay(*shape):
+            shape = fast_conv.points_shape(*shape)
+            points = self.param("points", boxed(UNIFORM_START, AXES), shape, jnp.float32)
+            y = product.conv1d_tiled(
+                x, points, width=self.width, dilation=self.dilation, padding=padding
+            )
+            return y + bias
+        kernel = self._kernel(shape)
         if self.transposed:
             y = product.conv1d_transpose(
                 x, kernel, stride=self.stride, padding=padding, compute=self.compute
@@ -72,13 +76,18 @@ class NormedConv(nn.Module):
             )
         return y + bias
 
+    def _kernel(self, shape: tuple[int, int, int]) -> jax.Array:
+        if self.kernels != "normed":
+            return self.param("kernel", boxed(UNIFORM_START, AXES), shape, jnp.float32)
+        return weight_norm_kernel(self, shape, AXES, channel_axis=-2 if self.transposed else -1)
+
 
 class ResidualBlock(nn.Module):
     """Adds, for each dilation, conv(snake(dilated conv(snake(x)))): [B, T, D] -> [B, T, D]."""
 
     width: int
     dilations: tuple[int, ...]
-    weight_norm: bool = True
+    kernels: str = "normed"
     compute: str = "float32"
 
     @nn.compact
@@ -101,19 +110,29 @@ class ResidualBlock(nn.Module):
             self.width,
             dilation=dilation,
             padding=dilation * (self.width - 1) // 2,
-            weight_norm=self.weight_norm,
+            kernels=self.kernels,
             compute=self.compute,
             name=name,
         )
 
 
-def fold_kernels(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces each (scale, direction) of an unboxed tree by the plain kernel they make."""
-    if "direction" in params and "scale" in params:
-        direction, scale = jnp.asarray(params["direction"]), jnp.asarray(params["scale"])
-        # The channel is the axis that `scale` keeps; where it has one entry any axis will do.
-        channel = max(range(scale.ndim), key=lambda axis: (scale.shape[axis], axis))
-        kernel = direction * (scale / channel_norm(direction, channel))
-        rest = {k: v for k, v in params.items() if k not in ("direction", "scale")}
-        return {"kernel": kernel, **rest}
-    return {k: fold_kernels(v) if isinstance(v, Mapping) else v for k, v in params.items()}
+def fold_kernels(params: Mapping[str, Any], *, tiled: bool = False) -> dict[str, Any]:
+    """Replaces each (scale, direction) of an unboxed tree by the plain kernel they make.
+
+    Args:
+      params: the tree.
+      tiled: also turn the kernels of untransposed convolutions into `points` where that pays.
+    """
+    if not ("direction" in params and "scale" in params):
+        return {
+            k: fold_kernels(v, tiled=tiled) if isinstance(v, Mapping) else v
+            for k, v in params.items()
+        }
+    direction, scale = jnp.asarray(params["direction"]), jnp.asarray(params["scale"])
+    # The channel is the axis that `scale` keeps; where it has one entry any axis will do.
+    channel = max(range(scale.ndim), key=lambda axis: (scale.shape[axis], axis))
+    kernel = normed_kernel(direction, scale, channel)
+    rest = {k: v for k, v in params.items() if k not in ("direction", "scale")}
+    if tiled and channel == kernel.ndim - 1 and product.tiles_pay(*kernel.shape):
+        return {"points": fast_conv.transform_kernel(kernel), **rest}
+    return {"kernel": kernel, **rest}

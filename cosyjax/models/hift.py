@@ -22,8 +22,10 @@ from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Conv, Dense
 from cosyjax.layers.vocoder import NormedConv, ResidualBlock, fold_kernels, keep
-from cosyjax.ops import short_stft, source
+from cosyjax.ops import product, short_stft, source
 from cosyjax.ops.product import COMPUTE_TYPES
+
+KERNELS = ("normed", "plain", "tiled")  # see `layers.vocoder.NormedConv`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class HiFTConfig:
     sine_amplitude: float = 0.1
     noise_std: float = 0.003  # in voiced frames; sine_amplitude / 3 in unvoiced ones
     voiced_threshold_hz: float = 10.0
-    weight_norm: bool = True  # False after `fold_weight_norm`
+    kernels: str = "normed"  # "plain" or "tiled" after `fold_weight_norm`
     compute: str = "float32"  # operands of the generator's products; F0 and spectra are float32
 
     def __post_init__(self) -> None:
@@ -70,6 +72,10 @@ class HiFTConfig:
             raise InputError("block widths must be odd, so that a block keeps the length")
         if self.n_fft % 2 or self.n_fft % self.hop or self.samples_per_frame % 2:
             raise InputError(f"n_fft={self.n_fft} must be even and a multiple of hop={self.hop}")
+        if self.kernels not in KERNELS:
+            raise InputError(f"kernels={self.kernels!r}; allowed: {', '.join(KERNELS)}")
+        if self.kernels == "tiled" and self.compute != "float32":
+            raise InputError("kernels='tiled' needs compute='float32'; fold again for another type")
         if self.compute not in COMPUTE_TYPES:
             raise InputError(f"compute={self.compute!r}; allowed: {', '.join(COMPUTE_TYPES)}")
 
@@ -95,7 +101,7 @@ class F0Predictor(nn.Module):
                 self.config.f0_channels,
                 3,
                 padding=1,
-                weight_norm=self.config.weight_norm,
+                kernels=self.config.kernels,
                 name=f"conv_{i}",
             )
             x = nn.elu(conv(keep(x, mask)))
@@ -109,7 +115,7 @@ class HiFT(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        shared = {"weight_norm": cfg.weight_norm, "compute": cfg.compute}
+        shared = {"kernels": cfg.kernels, "compute": cfg.compute}
         self.f0_predictor = F0Predictor(cfg)
         self.source_mix = Dense(1)
         self.first = NormedConv(cfg.base_channels, 7, padding=3, **shared)
@@ -276,9 +282,18 @@ def _mask(lengths: jax.Array | None, num: int, rate: int = 1) -> jax.Array | Non
 def init_params(config: HiFTConfig, key: jax.Array) -> Any:
     """Draws an unboxed parameter tree."""
     mel = jnp.zeros((1, 2, config.num_mels), jnp.float32)
-    return nn.meta.unbox(HiFT(config).init(key, mel))["params"]
+    # Compiled, the forward pass that `init` makes is dead code and not run.
+    return nn.meta.unbox(jax.jit(HiFT(config).init)(key, mel))["params"]
 
 
 def fold_weight_norm(params: Any, config: HiFTConfig) -> tuple[Any, HiFTConfig]:
-    """Computes every kernel once: parameters and config for inference, equal in what they say."""
-    return fold_kernels(params), dataclasses.replace(config, weight_norm=False)
+    """Computes every kernel once: parameters and config for inference, equal in what they say.
+
+    On a CPU and in float32 the kernels are stored for convolution by tiles, which halves the
+    products. Set `config.compute` before folding.
+    """
+    if config.kernels != "normed":
+        return params, config
+    tiled = config.compute == "float32" and product.on_cpu()
+    folded = fold_kernels(params, tiled=tiled)
+    return folded, dataclasses.replace(config, kernels="tiled" if tiled else "plain")

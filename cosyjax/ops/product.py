@@ -10,22 +10,33 @@ Results are always float32: norms, residual sums and softmax follow in float32.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from cosyjax.errors import InputError
+from cosyjax.ops import fast_conv
 
 Compute = Literal["float32", "bfloat16", "bfloat16x3"]
 COMPUTE_TYPES: tuple[Compute, ...] = ("float32", "bfloat16", "bfloat16x3")
+
+# Convolution by tiles saves half the products; with few channels or frames its sums cost as much.
+TILED_CHANNELS = 32
+TILED_FRAMES = 512  # for a kernel that is transformed in the same call
 
 
 def einsum(subscripts: str, x: jax.Array, y: jax.Array, *, compute: str = "float32") -> jax.Array:
     """Two-operand einsum with operands in `compute` and a float32 result."""
     if compute == "float32":
         return jnp.einsum(
-            subscripts, x, y, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST
+            subscripts,
+            x,
+            y,
+            preferred_element_type=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,
         )
     if compute == "bfloat16":
         return _einsum_bf16(subscripts, x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
@@ -62,7 +73,7 @@ def conv1d(
     padding: tuple[int, int] = (0, 0),
     compute: str = "float32",
 ) -> jax.Array:
-    """Convolves over time.
+    """Convolves over time, on a CPU by the products of `fast_conv` where they pay.
 
     Args:
       x: [B, T, D].
@@ -75,24 +86,63 @@ def conv1d(
     Returns:
       [B, (T + sum(padding) - dilation * (width - 1) - 1) // stride + 1, E] float32.
     """
+    width, inputs, features = kernel.shape
+    num_out = x.shape[1] + sum(padding) - dilation * (width - 1)
+    fits = stride == 1 and num_out > 0 and on_cpu()
     if compute == "float32":
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(stride,),
-            padding=(padding,),
-            rhs_dilation=(dilation,),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-            preferred_element_type=jnp.float32,
-            precision=jax.lax.Precision.HIGHEST,
-        )
-    width = kernel.shape[0]
+        if fits and tiles_pay(width, inputs, features) and x.shape[0] * num_out >= TILED_FRAMES:
+            points = fast_conv.transform_kernel(kernel)
+            return conv1d_tiled(x, points, width=width, dilation=dilation, padding=padding)
+        return _direct(x, kernel, stride, dilation, padding)
     x = jnp.pad(x, ((0, 0), padding, (0, 0)))
-    num_out = (x.shape[1] - dilation * (width - 1) - 1) // stride + 1
+    if fits and width > 1:
+        return fast_conv.wide(x, kernel, _product(compute), dilation=dilation)
+    num_out = (num_out - 1) // stride + 1
     last = (num_out - 1) * stride + 1
     taps = [x[:, k * dilation : k * dilation + last : stride] for k in range(width)]
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return dense(jnp.concatenate(taps, axis=-1), flat, compute=compute)
+    return dense(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, features), compute=compute)
+
+
+def conv1d_tiled(
+    x: jax.Array,
+    points: jax.Array,
+    *,
+    width: int,
+    dilation: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> jax.Array:
+    """As `conv1d` in float32 with stride 1, given `fast_conv.transform_kernel(kernel)`."""
+    x = jnp.pad(x, ((0, 0), padding, (0, 0)))
+    return fast_conv.toom_cook(x, points, _product("float32"), width=width, dilation=dilation)
+
+
+def on_cpu() -> bool:
+    """True where programs are lowered for a CPU unless their caller says otherwise."""
+    return jax.default_backend() == "cpu"
+
+
+def tiles_pay(width: int, inputs: int, features: int) -> bool:
+    """True for kernels whose convolution by tiles is faster than a direct one on a CPU."""
+    return width >= 3 and min(inputs, features) >= TILED_CHANNELS
+
+
+def _product(compute: str) -> Callable[[str, jax.Array, jax.Array], jax.Array]:
+    return functools.partial(einsum, compute=compute)
+
+
+def _direct(
+    x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: tuple[int, int]
+) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride,),
+        padding=(padding,),
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        preferred_element_type=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 def conv1d_transpose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,13 +43,16 @@ class _Vocoder:
         self.fixture = fixture
         model, variables = load_vocoder(fixture.weights, fixture.config, fixture.name)
         self.config: HiFTConfig = model.config
-        self.apply: Callable[..., Any] = lambda method, *args: model.apply(
-            variables, *(jnp.asarray(a) for a in args), method=method
-        )
+        self.model, self.variables = model, variables
         self.mel = np.swapaxes(fixture.inputs["mel"], 1, 2)
         self.golden_f0 = fixture.inputs.get("f0_given", fixture.outputs.get("f0"))
         self.golden_source = fixture.outputs["source"][:, 0]
-        self.bound = model.bind(variables)
+        self.compiled: dict[str, Callable[..., Any]] = {}
+
+    def apply(self, method: str, *args: Any) -> Any:
+        if method not in self.compiled:
+            self.compiled[method] = jax.jit(functools.partial(self.model.apply, method=method))
+        return self.compiled[method](self.variables, *args)
 
     def waves(self) -> np.ndarray:
         cfg = self.config
@@ -94,7 +98,9 @@ def _check(v: _Vocoder, name: str, expected: np.ndarray) -> Check:
     if name in ("f0", "f0_predicted"):
         return Check(name, v.apply("f0", v.mel), expected)
     if name == "uv_frames":
-        return Check(name, (v.golden_f0 > v.config.voiced_threshold_hz).astype(np.float32), expected)
+        return Check(
+            name, (v.golden_f0 > v.config.voiced_threshold_hz).astype(np.float32), expected
+        )
     if match := re.fullmatch(r"sine_waves(?:_every(\d+))?", name):
         waves = v.waves()[:, :: int(match[1] or 1)]
         return _rounded(name, waves, expected, v.wave_error())
@@ -139,10 +145,15 @@ def _after_upsample(v: _Vocoder, stage: int) -> jax.Array:
     spectrum = short_stft.transform(
         jnp.asarray(v.golden_source), n_fft=v.config.n_fft, hop=v.config.hop
     )
-    x = v.bound.first(jnp.asarray(v.mel))
-    for i in range(stage):
-        x = v.bound.fuse(v.bound.upsample(x, i), spectrum, i)
-    return v.bound.upsample(x, stage)
+
+    def climb(variables: Any, mel: jax.Array) -> jax.Array:
+        model = v.model.bind(variables)
+        x = model.first(mel)
+        for i in range(stage):
+            x = model.fuse(model.upsample(x, i), spectrum, i)
+        return model.upsample(x, stage)
+
+    return jax.jit(climb)(v.variables, v.mel)
 
 
 def _istft(v: _Vocoder) -> jax.Array:
