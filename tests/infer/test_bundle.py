@@ -15,7 +15,7 @@ from cosyjax.infer.bundle import Bundle, load_bundle, save_bundle
 from cosyjax.infer.modules import MODULES
 from cosyjax.infer.voice import Voice, load_voice
 from cosyjax.io import files
-from tests.tools.official_folder import write_official_folder
+from tests.tools.official_folder import TRANSCRIPT, write_official_folder
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def test_a_voice_file_comes_back(bundle, untouched):
     voice = bundle.voices["my/voice"]
     again = load_voice(untouched / "voices" / "my%2Fvoice.safetensors")
     assert again.prompt_text_tokens == voice.prompt_text_tokens
+    assert again.prompt_text == TRANSCRIPT
     np.testing.assert_array_equal(again.prompt_mel, voice.prompt_mel)
 
 

@@ -55,6 +55,14 @@ def test_a_blank_at_the_end_is_dropped():
     assert remove_blanks("好 a b ") == "好a b"
 
 
+def test_of_several_blanks_none_is_kept():
+    assert remove_blanks("a  b c") == "ab c"
+
+
+def test_a_dash_between_blanks_is_a_comma_in_chinese():
+    assert normalize("好 a - b 好") == "好a，b好"
+
+
 def test_spoken_forms_come_before_the_other_steps():
     def forms(text, language):
         return text.replace("3", {"zh": "三", "en": "three"}[language])

@@ -29,10 +29,12 @@ from cosyjax.models.speaker_encoder import SpeakerEncoderConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 from cosyjax.models.upsample_encoder import UpsampleEncoderConfig
+from cosyjax.text.tokenizer import load_tokenizer
 from tests.tools.toy_text import QWEN2_BASE_SIZE, write_toy_tokenizer
 
 Tensors = dict[str, np.ndarray]
 
+TRANSCRIPT = "hello world, the weather is nice today."
 FULL = BundleConfig(speaker_encoder=SpeakerEncoderConfig(folded=True))
 TINY = BundleConfig(
     lm=TextSpeechLMConfig(
@@ -87,7 +89,7 @@ def save_torch(path: Path, tensors: Tensors, **more: object) -> None:
     torch.save(entries | more, path)
 
 
-def speakers(seed: int) -> dict[str, dict[str, torch.Tensor]]:
+def speakers(seed: int, text_ids: list[int]) -> dict[str, dict[str, torch.Tensor]]:
     """`spk2info.pt`: a speaker of the sft kind and one with a prompt of 3 s."""
     stream = np.random.RandomState(seed)
     normal = lambda *shape: torch.from_numpy(  # noqa: E731
@@ -97,10 +99,11 @@ def speakers(seed: int) -> dict[str, dict[str, torch.Tensor]]:
         stream.randint(0, top, (1, n)).astype(np.int32)
     )
     length = lambda n: torch.tensor([n], dtype=torch.int32)  # noqa: E731
+    text = torch.tensor([text_ids], dtype=torch.int32)
     tokens, embedding = ids(75, shapes.CODEBOOK_SIZE), normal(1, shapes.SPEAKER_DIM)
     prompted = {
-        "prompt_text": ids(12, 256),
-        "prompt_text_len": length(12),
+        "prompt_text": text,
+        "prompt_text_len": length(len(text_ids)),
         "llm_prompt_speech_token": tokens,
         "llm_prompt_speech_token_len": length(75),
         "flow_prompt_speech_token": tokens,
@@ -137,7 +140,8 @@ def write_official_folder(
             onnx_speaker.write_campplus(path, tensors)
         else:
             save_torch(path, tensors)
-    torch.save(speakers(seed), folder / "spk2info.pt")
+    text_ids = load_tokenizer(folder / BACKBONE).encode(TRANSCRIPT)
+    torch.save(speakers(seed, text_ids), folder / "spk2info.pt")
 
 
 def main() -> None:

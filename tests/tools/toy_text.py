@@ -11,6 +11,7 @@ QWEN2_BASE_SIZE = 151_643  # ids before Qwen2's three added tokens
 SENTENCES = (
     "hello world, this is the second test of the day and it's fine",
     "the weather is nice today. She said that they'll come at ten",
+    "2024 2024 2024",  # merges of digits, which Qwen2 never gets to use
     "你好世界，今天天气很好。你好你好，我们今天去看看世界",
     "收到好友从远方寄来的生日礼物，那份意外的惊喜让我心中充满了快乐",
 )
