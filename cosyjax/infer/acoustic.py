@@ -62,11 +62,11 @@ def tokens_to_mel(
     chunked, full = masks.kind_index("chunk"), masks.kind_index("full")
     kind = jnp.where(jnp.asarray(streaming), chunked, full)
     variables = {"params": params}
-    mu = model.apply(
+    mu: Any = model.apply(
         variables, speech_tokens, num_tokens, kind=kind, num_held=num_held, method="encode"
     )
-    speaker = model.apply(variables, speaker_embedding, method="speaker")
-    return model.apply(
+    speaker: Any = model.apply(variables, speaker_embedding, method="speaker")
+    mel: Any = model.apply(
         variables,
         noise,
         Conditions(mu, speaker, prompt_mel),
@@ -76,6 +76,7 @@ def tokens_to_mel(
         guidance_scale=guidance_scale,
         method="solve",
     )
+    return mel
 
 
 def prepare_params(model: FlowMatching, params: Any) -> Any:

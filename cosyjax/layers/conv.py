@@ -39,7 +39,7 @@ class CausalConv(nn.Module):
         return jnp.zeros((batch, self.width - 1, self.in_features), jnp.float32)
 
     def step(self, x: jax.Array, state: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Advances by the frames of `x` [B, C, in_features]; returns (y [B, C, features], state)."""
+        """Advances by `x` [B, C, in_features]; returns (y [B, C, features], state)."""
         if state is None:
             state = self.init_state(x.shape[0])
         x = jnp.concatenate([state, x], axis=1)
@@ -83,7 +83,7 @@ class LookaheadConv(nn.Module):
 
 
 class UpsampleConv(nn.Module):
-    """Repeats every frame `factor` times, then a causal convolution: [B, T, D] -> [B, T * factor, D]."""
+    """Repeats every frame, then convolves causally: [B, T, D] -> [B, T * factor, D]."""
 
     features: int
     factor: int = 2

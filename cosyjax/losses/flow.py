@@ -6,7 +6,7 @@ takes them, so that a recorded draw goes through the same code.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,7 @@ def flow_terms(model: FlowMatching, params: dict, batch: FlowBatch, draws: FlowD
     t = draws.t[:, None, None]
     x = (1.0 - (1.0 - config.sigma_min) * t) * draws.x0 + t * x1
     prompt = masks.valid(draws.num_prompt_frames, x1.shape[1])
-    mu = model.apply(
+    mu: Any = model.apply(
         variables,
         batch.speech_tokens,
         batch.num_tokens,
@@ -119,13 +119,13 @@ def flow_terms(model: FlowMatching, params: dict, batch: FlowBatch, draws: FlowD
         sanitize=config.training.padding == "zeros",
         method="encode",
     )
-    speaker = model.apply(variables, batch.speaker_embedding, method="speaker")
+    speaker: Any = model.apply(variables, batch.speaker_embedding, method="speaker")
     given = Conditions(mu, speaker, jnp.where(prompt[..., None], x1, 0.0))
     keep = lambda y: jnp.where(  # noqa: E731
         draws.keep_conditions.reshape(-1, *(1,) * (y.ndim - 1)), y, 0.0
     )
     given = Conditions(*map(keep, given))
-    velocity = model.apply(
+    velocity: Any = model.apply(
         variables, x, draws.t, given, num_frames, draws.mask_kind, method="velocity"
     )
     return FlowTerms(velocity, x1 - (1.0 - config.sigma_min) * draws.x0, x, given, valid)

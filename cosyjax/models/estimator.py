@@ -9,7 +9,7 @@ rate. Only convolutions and attention look at other frames, and all of those str
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -107,7 +107,7 @@ class Stage(nn.Module):
     ) -> tuple[jax.Array, StageState | None]:
         """Advances by `x` [B, C, in_features]; `mask` bool [B, C, L + C]."""
         x, resnet = self.resnet.step(x, None if state is None else state.resnet, shift)
-        after = []
+        after: list[Any] = []
         for i, block in enumerate(self.blocks):
             x, cache = block.step(x, None if state is None else state.blocks[i], mask)
             after.append(cache)
@@ -190,8 +190,8 @@ class Estimator(nn.Module):
         old = lambda name: None if state is None else getattr(state, name)  # noqa: E731
         speaker = jnp.broadcast_to(conditions.speaker[:, None], x.shape)
         inputs = [x, conditions.mu, speaker, conditions.prompt_mel]
-        h, after = jnp.concatenate(inputs, axis=-1), []
-        skip = h
+        after: list[Any] = []
+        h = skip = jnp.concatenate(inputs, axis=-1)
         for i, stage in enumerate((self.down, *self.mid, self.up)):
             if stage is self.up:
                 h = jnp.concatenate([h, skip], axis=-1)

@@ -19,6 +19,7 @@ from flax import struct
 from cosyjax.errors import InputError, nearest
 from cosyjax.layers.basic import Dense, Embed
 from cosyjax.models.estimator import Conditions, Estimator, EstimatorConfig, EstimatorState
+from cosyjax.models.flow_solver import carry, sanitize_inputs
 from cosyjax.models.upsample_encoder import (
     EncoderState,
     Masks,
@@ -161,7 +162,7 @@ class FlowMatching(nn.Module):
     ) -> jax.Array:
         """Velocity of whole utterances: [B, F, M] at the times [B]; zero in the padding."""
         valid = masks.valid(num_frames, x.shape[1])
-        x, conditions = _sanitize(x, conditions, valid)
+        x, conditions = sanitize_inputs(x, conditions, valid)
         mask = masks.whole(num_frames, x.shape[1], self._chunk(kind, FRAMES_PER_TOKEN))
         return jnp.where(valid[..., None], self.estimator(x, t, conditions, mask), 0.0)
 
@@ -187,7 +188,7 @@ class FlowMatching(nn.Module):
         """
         valid = masks.valid(num_frames, noise.shape[-2])
         noise = jnp.broadcast_to(noise, (valid.shape[0], *noise.shape[-2:]))
-        noise, conditions = _sanitize(noise, conditions, valid)
+        noise, conditions = sanitize_inputs(noise, conditions, valid)
         limit = self._chunk(kind, FRAMES_PER_TOKEN)
         mask = masks.whole(num_frames, noise.shape[1], limit, self.config.left_chunks)
         num_steps = num_steps or self.config.num_steps
@@ -253,7 +254,7 @@ class FlowMatching(nn.Module):
         )
         valid = masks.valid(FRAMES_PER_TOKEN * spoken, FRAMES_PER_TOKEN * num_new)
         given = Conditions(self.encoder_proj(features), self.speaker(speaker_embedding), prompt_mel)
-        noise, given = _sanitize(jnp.broadcast_to(noise, given.mu.shape), given, valid)
+        noise, given = sanitize_inputs(jnp.broadcast_to(noise, given.mu.shape), given, valid)
         num_steps = state.estimator.down_conv.shape[0]
         mel, estimator = self._euler(
             noise, state.estimator, (given, attention.frames), num_steps, guidance_scale
@@ -312,58 +313,6 @@ class FlowMatching(nn.Module):
         return carry(
             estimator, variables, noise, states, seen=seen, steps=steps, scale=guidance_scale
         )
-
-
-def carry(
-    estimator: Estimator,
-    variables: Any,
-    noise: jax.Array,
-    states: EstimatorState | None,
-    *,
-    seen: tuple[Conditions, jax.Array],
-    steps: ode.TimeSteps,
-    scale: jax.Array | float,
-) -> tuple[jax.Array, Any]:
-    """Carries noise along the guided velocity.
-
-    Args:
-      estimator: an unbound module.
-      variables: {"params": ...} of the estimator.
-      noise: [B, C, M].
-      states: what each solver step remembers, or None for whole utterances.
-      seen: conditions of B rows, and the mask bool [B or 1, C, L + C].
-      steps: times and step sizes.
-      scale: guidance; the unconditional rows run beside the conditional ones, as rows B .. 2B.
-
-    Returns:
-      [B, C, M], and the states.
-    """
-    given, mask = seen
-    twice = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
-    conditions = Conditions(*map(twice, given, given.unconditional()))
-    mask = twice(mask, mask) if mask.shape[0] > 1 else mask
-    shifts = estimator.apply(variables, jnp.asarray(steps.t), method="shifts")
-
-    def velocity(x: jax.Array, t: jax.Array, mine: Any) -> tuple[jax.Array, Any]:
-        del t  # its share is in the shifts
-        shift, state = mine
-        v, state = estimator.apply(
-            variables,
-            twice(x, x),
-            state,
-            shifts=tuple(row[None] for row in shift),
-            conditions=conditions,
-            mask=mask,
-            method="step",
-        )
-        return ode.guide(*jnp.split(v, 2), scale), state
-
-    return ode.euler(velocity, noise, steps, (shifts, states))
-
-
-def _sanitize(x: jax.Array, given: Conditions, valid: jax.Array) -> tuple[jax.Array, Conditions]:
-    clean = lambda y: jnp.where(valid[..., None], y, 0.0)  # noqa: E731
-    return clean(x), Conditions(clean(given.mu), given.speaker, clean(given.prompt_mel))
 
 
 def init_params(config: FlowConfig, key: jax.Array) -> Any:

@@ -7,7 +7,7 @@ per token, further blocks. Attention is masked in chunks; only the look-ahead se
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -143,7 +143,9 @@ class UpsampleEncoder(nn.Module):
         num_new = x.shape[1]
         both = jnp.concatenate([x, lookahead], axis=1)
         h = self._embed(both, masks.valid(num_valid, both.shape[1]))
-        return self._run(h[:, :num_new], h[:, num_new:], state, attention)
+        h, after = self._run(h[:, :num_new], h[:, num_new:], state, attention)
+        assert after is not None
+        return h, after
 
     def _embed(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
         if valid is None:
@@ -172,7 +174,7 @@ def _stack(
     states: tuple[ChunkCache, ...] | None,
     mask: jax.Array,
 ) -> tuple[jax.Array, tuple[ChunkCache, ...]]:
-    after = []
+    after: list[Any] = []
     for i, layer in enumerate(layers):
         x, state = layer.step(x, None if states is None else states[i], mask)
         after.append(state)

@@ -75,7 +75,9 @@ def whole(
     return may_look & valid(lengths, num_frames)[:, None, :]
 
 
-def window(position: jax.Array, num_valid: jax.Array, sizes: tuple[int, int], **limits: Any):
+def window(
+    position: jax.Array, num_valid: jax.Array, sizes: tuple[int, int], **limits: Any
+) -> jax.Array:
     """The mask of one step: new frames look at a cache that lies before them, and at themselves.
 
     Args:

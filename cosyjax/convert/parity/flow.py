@@ -18,7 +18,8 @@ from cosyjax.layers.conformer import distance_table
 from cosyjax.layers.estimator import time_sinusoid
 from cosyjax.losses.flow import FlowBatch, FlowDraws, flow_loss, flow_terms, max_prompt_frames
 from cosyjax.models.estimator import Conditions, Estimator
-from cosyjax.models.flow import FlowConfig, FlowMatching, FlowTrainingConfig, carry, init_params
+from cosyjax.models.flow import FlowConfig, FlowMatching, FlowTrainingConfig, init_params
+from cosyjax.models.flow_solver import carry
 from cosyjax.models.upsample_encoder import Masks, UpsampleEncoder
 from cosyjax.ops import masks, noise, ode
 from cosyjax.shapes import FRAMES_PER_TOKEN
@@ -114,7 +115,7 @@ def _masks(lengths: jax.Array, num_tokens: int, kind: int, chunk: int) -> Masks:
     )
 
 
-def _encoder_stage(name: str, module: UpsampleEncoder, variables: Any, x: jax.Array) -> jax.Array:
+def _encoder_stage(name: str, module: UpsampleEncoder, variables: Any, x: jax.Array) -> Any:
     if name == "stage_pos_emb":
         return distance_table(x.shape[1], x.shape[1], x.shape[2])[None]
     embedded = module.apply(variables, x, method=lambda m, x: m.embed(x))
@@ -142,7 +143,7 @@ def run_decoder(fixture: Fixture) -> Iterator[Check]:
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _estimate(module: Estimator, variables: Any, *args: Any) -> jax.Array:
+def _estimate(module: Estimator, variables: Any, *args: Any) -> Any:
     return module.apply(variables, *args)
 
 
@@ -233,7 +234,7 @@ def _training_part(model: FlowMatching, params: dict, fixture: Fixture) -> Itera
         actual: Any
         if name.startswith("randint_upper"):
             frames = FRAMES_PER_TOKEN * inputs["speech_token_len"][asked]
-            actual = np.asarray(max_prompt_frames(frames)).astype(expected.dtype)
+            actual = np.asarray(max_prompt_frames(jnp.asarray(frames))).astype(expected.dtype)
         elif name.startswith("loss"):
             actual = loss(params, batch, draws)[0]
         else:
@@ -287,7 +288,8 @@ def run_flow_full(fixture: Fixture) -> Iterator[Check]:
         if name.startswith("mel"):
             yield Check(name, _speak(name, model, params, inputs), expected)
             continue
-        kind, actual = _kind(name), None
+        kind = _kind(name)
+        actual: Any
         if name.startswith("mu"):
             actual = model.apply({"params": params}, both, lengths, kind=kind, method="encode")
         else:
