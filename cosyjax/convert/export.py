@@ -66,7 +66,7 @@ def _write_module(bundle: Bundle, module: str, path: Path) -> None:
     if module == "speech_tokenizer":
         onnx_tokenizer_graph.write_tokenizer(path, tensors)
     elif module == "speaker_encoder":
-        onnx_speaker.write_campplus(path, tensors)
+        onnx_speaker.write_campplus(path, tensors, bundle.config.speaker_encoder)
     else:
         write_state_dict(path, tensors, _official_dtypes(bundle, module))
 

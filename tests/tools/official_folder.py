@@ -137,7 +137,7 @@ def write_official_folder(
         if module == "speech_tokenizer":
             onnx_tokenizer_graph.write_tokenizer(path, tensors)
         elif module == "speaker_encoder":
-            onnx_speaker.write_campplus(path, tensors)
+            onnx_speaker.write_campplus(path, tensors, config.speaker_encoder)
         else:
             save_torch(path, tensors)
     text_ids = load_tokenizer(folder / BACKBONE).encode(TRANSCRIPT)
