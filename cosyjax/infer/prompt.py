@@ -53,6 +53,16 @@ def read_prompt(path: Path | str) -> tuple[np.ndarray, int]:
 
 _log_mel_128 = jax.jit(mel.log_mel_128)
 _mel_80 = jax.jit(mel.mel_80)
+_resample = jax.jit(resample.resample, static_argnums=(1, 2))
+
+
+def resampled(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """[N] at one rate -> [N'] at another; lengths go to whole seconds, so few programs compile."""
+    if from_hz == to_hz:
+        return wav
+    seconds = bucket(int(np.ceil(len(wav) / from_hz)), AUDIO_SECONDS, "seconds of audio")
+    out = _resample(pad_to(wav, seconds * from_hz), from_hz, to_hz)
+    return np.asarray(out)[: resample.num_resampled(len(wav), from_hz, to_hz)]
 
 
 def speech_tokens(stages: Stages, wav_16k: np.ndarray) -> np.ndarray:
@@ -101,15 +111,14 @@ def make_voice(
       InputError: see `read_prompt`.
     """
     wav, rate_hz = read_prompt(path)
-    wav_16k = resample.resample(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
-    wav_24k = resample.resample(wav, rate_hz, shapes.SAMPLE_RATE_HZ)
-    tokens = speech_tokens(stages, np.asarray(wav_16k))
-    prompt_mel = mel_frames(np.asarray(wav_24k))
+    wav_16k = resampled(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
+    tokens = speech_tokens(stages, wav_16k)
+    prompt_mel = mel_frames(resampled(wav, rate_hz, shapes.SAMPLE_RATE_HZ))
     # Tokens and frames come from two clocks; the official front end cuts to what both cover.
     length = min(len(prompt_mel) // shapes.FRAMES_PER_TOKEN, len(tokens))
     return Voice(
         name=name,
-        speaker_embedding=speaker_embedding(stages, np.asarray(wav_16k)),
+        speaker_embedding=speaker_embedding(stages, wav_16k),
         prompt_text=transcript,
         speech_tokens=tokens[:length],
         prompt_mel=prompt_mel[: length * shapes.FRAMES_PER_TOKEN],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cosyjax.infer.acoustic import prepare_params
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.infer.compute import ComputePlan
 from cosyjax.infer.decode import prepare_for_decode
@@ -42,10 +43,14 @@ def _as_is(params: Any, config: Any) -> tuple[Any, Any]:
     return params, config
 
 
+def _rounded_flow(params: Any, config: Any) -> tuple[Any, Any]:
+    return prepare_params(FlowMatching(config), params), config
+
+
 # Stage name -> (module in the bundle, class, what makes parameters ready for inference).
 TABLE: dict[str, tuple[str, Any, Prepare]] = {
     "lm": ("text_speech_lm", TextSpeechLM, prepare_for_decode),
-    "flow": ("flow", FlowMatching, _as_is),
+    "flow": ("flow", FlowMatching, _rounded_flow),
     "vocoder": ("vocoder", hift.HiFT, hift.fold_weight_norm),
     "speech_tokenizer": ("speech_tokenizer", SpeechTokenizer, _as_is),
     "speaker_encoder": (

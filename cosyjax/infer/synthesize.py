@@ -25,7 +25,6 @@ from cosyjax.infer.speak import SynthesisConfig
 from cosyjax.infer.stages import Stages, make_stages
 from cosyjax.infer.voice import Voice, load_voice
 from cosyjax.io import audio
-from cosyjax.ops import resample
 from cosyjax.text import normalize
 
 MAX_CHARACTERS = 10_000
@@ -283,7 +282,7 @@ class Synthesizer:
         self, path: Path | str, voice: str | Path | Voice, seed: int
     ) -> tuple[np.ndarray, speak.Conditions, jax.Array]:
         wav, rate_hz = prompt.read_prompt(path)
-        wav_16k = np.asarray(resample.resample(wav, rate_hz, shapes.TOKENIZER_RATE_HZ))
+        wav_16k = prompt.resampled(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
         tokens = prompt.speech_tokens(self.stages, wav_16k)
         key = jax.random.fold_in(jax.random.key(seed), 0)
         return tokens, self.conditions(voice), key
