@@ -50,14 +50,7 @@ def tokens_to_mel(
     Raises:
       InputError: a shape that does not fit.
     """
-    num_mels = model.config.estimator.num_mels
-    shapes.check(speech_tokens, "B T", "speech_tokens")
-    batch, length = speech_tokens.shape
-    num_frames = shapes.FRAMES_PER_TOKEN * length
-    shapes.check(num_tokens, "B", "num_tokens", B=batch)
-    shapes.check(prompt_mel, "B F M", "prompt_mel", B=batch, F=num_frames, M=num_mels)
-    shapes.check(speaker_embedding, "B E", B=batch, E=model.config.speaker_dim)
-    shapes.check(noise, "B F M" if noise.ndim == 3 else "F M", "noise", F=num_frames, M=num_mels)
+    _check_shapes(model, speech_tokens, num_tokens, prompt_mel, (speaker_embedding, noise))
     num_held = jnp.where(jnp.asarray(finalize), 0, model.config.encoder.lookahead)
     chunked, full = masks.kind_index("chunk"), masks.kind_index("full")
     kind = jnp.where(jnp.asarray(streaming), chunked, full)
@@ -77,6 +70,24 @@ def tokens_to_mel(
         method="solve",
     )
     return mel
+
+
+def _check_shapes(
+    model: FlowMatching,
+    speech_tokens: jax.Array,
+    num_tokens: jax.Array,
+    prompt_mel: jax.Array,
+    rest: tuple[jax.Array, jax.Array],
+) -> None:
+    speaker_embedding, noise = rest
+    num_mels = model.config.estimator.num_mels
+    shapes.check(speech_tokens, "B T", "speech_tokens")
+    batch, length = speech_tokens.shape
+    num_frames = shapes.FRAMES_PER_TOKEN * length
+    shapes.check(num_tokens, "B", "num_tokens", B=batch)
+    shapes.check(prompt_mel, "B F M", "prompt_mel", B=batch, F=num_frames, M=num_mels)
+    shapes.check(speaker_embedding, "B E", "speaker_embedding", B=batch, E=model.config.speaker_dim)
+    shapes.check(noise, "B F M" if noise.ndim == 3 else "F M", "noise", F=num_frames, M=num_mels)
 
 
 def prepare_params(model: FlowMatching, params: Any) -> Any:
