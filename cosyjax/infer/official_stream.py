@@ -4,7 +4,7 @@ The controller of the official `CosyVoice2Model.tts`, from speech tokens on. A c
 over all tokens so far under the chunk mask, keeps the new frames, and speaks them behind the last
 eight frames of the chunk before, whose source and held-back samples make the seam. The last chunk
 sees everything (no chunk mask), so near its seam it is not what the chunk mask would give.
-Work grows with the square of the length; `infer.stream` speaks the same tokens with caches.
+Work grows with the square of the length.
 
 Differs: the official code keeps the grown hop on the model, so a second request starts with the
 hop of the first; here it lives in the state of one request.
@@ -13,7 +13,6 @@ hop of the first; here it lives in the state of one request.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,11 +25,11 @@ from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.infer import buckets
 from cosyjax.infer.acoustic import tokens_to_mel
+from cosyjax.infer.seam import cross_fade, speak_frames
 from cosyjax.infer.speak import NOISE_STREAM, VOCODER_STREAM, Conditions
 from cosyjax.infer.stages import Stages
 from cosyjax.models.hift import HiFT
 from cosyjax.ops import noise as noise_ops
-from cosyjax.ops import source
 from cosyjax.ops.stretch import stretch
 
 
@@ -284,7 +283,7 @@ def _vocode(
         stages.vocoder.params,
         buckets.pad_to(mel, size)[None],
         jnp.array([len(mel)], jnp.int32),
-        state.excitation[None] if goes_on else None,
+        (state.excitation[None], jnp.array([goes_on])),
         key=key if key is None else jax.random.fold_in(key, VOCODER_STREAM),
         first_frame=first_frame,
     )
@@ -295,40 +294,3 @@ def _vocode(
     held = len(state.wav)
     after = state.replace(mel=mel[-overlap:], excitation=excitation[-held:], wav=wav[-held:])
     return wav, after
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def speak_frames(
-    model: HiFT,
-    params: Any,
-    mel: jax.Array,
-    num_frames: jax.Array,
-    cached_source: jax.Array | None,
-    *,
-    key: jax.Array | None,
-    first_frame: jax.Array | int,
-) -> tuple[jax.Array, jax.Array]:
-    """Speaks padded frames [B, F, M]; returns samples and source, [B, F * 480] each."""
-    noise = None
-    if key is not None:
-        noise = source.frame_noise(
-            key,
-            mel.shape[1],
-            samples_per_frame=model.config.samples_per_frame,
-            channels=model.config.num_harmonics + 1,
-            first_frame=first_frame,
-        )
-    variables: Any = {"params": params}
-    return model.bind(variables).speak(mel, num_frames, noise, cached_source)
-
-
-def cross_fade(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Fades from the samples held back [n] into the start of the next ones [N].
-
-    The halves of a Hamming window add up to 1.08, not 1: the seam is 0.67 dB louder, as it is in
-    the official code.
-    """
-    num_samples = len(before)
-    window = np.hamming(2 * num_samples)
-    seam = after[:num_samples] * window[:num_samples] + before * window[num_samples:]
-    return np.concatenate([seam.astype(np.float32), after[num_samples:]])

@@ -135,8 +135,8 @@ def _check(request: _Request, name: str, expected: np.ndarray) -> Check:
     if match := LENGTH_NAME.fullmatch(name):
         return Check(name, np.full(expected.shape, len(_audio(request, match))), expected)
     if match := AUDIO_NAME.fullmatch(name):
-        wav = _excerpt(_audio(request, match), name, expected.size)
-        return request.audio_check(name, wav.reshape(expected.shape), expected)
+        wav = _excerpt(_audio(request, match), name)
+        return request.audio_check(name, wav.reshape((1,) * (expected.ndim - 1) + (-1,)), expected)
     raise KeyError(f"no comparison for out.{name}")
 
 
@@ -146,7 +146,7 @@ def _audio(request: _Request, match: re.Match[str]) -> np.ndarray:
     return request.whole(float((match["speed"] or "1").replace("p", ".")))
 
 
-def _excerpt(wav: np.ndarray, name: str, size: int) -> np.ndarray:
+def _excerpt(wav: np.ndarray, name: str) -> np.ndarray:
     """The part that `_first_<n>`, `_last_<n>` or `_every<n>` of a name asks for."""
     if match := re.search(r"_every_?(\d+)", name):
         wav = wav[:: int(match[1])]
