@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cosyjax.errors import InputError
-from cosyjax.infer import synthesize
+from cosyjax.infer import bundle, synthesize
 from cosyjax.infer import voice as voices
 from cosyjax.infer.voice import Voice
 
@@ -50,7 +50,7 @@ class CosyVoice2:
     def save_spkinfo(self) -> None:
         """Writes the added voices into the bundle's `voices/` folder."""
         for name, voice in self._registered.items():
-            voices.save_voice(voice, self.model_dir / "voices" / f"{name}.safetensors")
+            voices.save_voice(voice, bundle.voice_path(self.model_dir / "voices", name))
 
     def inference_sft(
         self,
