@@ -20,7 +20,8 @@ from flax import struct
 from cosyjax.errors import InputError
 from cosyjax.layers import stacking
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig, lay_out, lengthen
-from cosyjax.ops import interleave, sampling as draws
+from cosyjax.ops import interleave
+from cosyjax.ops import sampling as draws
 
 # (log-probabilities [B, V], the last `window` ids [B, W] with -1 for none, keys [B]) -> ids [B]
 Sampler = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

@@ -16,18 +16,28 @@ from cosyjax.ops import product, rope
 
 
 class KVCache(struct.PyTreeNode):
-    """Keys and values of all positions so far; entries from `position` on are not yet valid."""
+    """Keys and values of all positions so far; entries from `position` on are not yet valid.
 
-    k: jax.Array  # [B, K, L, P] float32
-    v: jax.Array  # [B, K, L, P] float32
+    Rows and heads share one dimension and keys lie transposed: so each of the two products of a
+    step takes its cache as it is stored. Any other order makes XLA copy the cache every step.
+    """
+
+    k: jax.Array  # [B * K, P, L] float32
+    v: jax.Array  # [B * K, L, P] float32
     position: jax.Array  # [B] int32, valid entries of each row
 
     @classmethod
     def zeros(cls, batch: int, num_kv_heads: int, max_length: int, head_dim: int) -> KVCache:
-        shape = (batch, num_kv_heads, max_length, head_dim)
-        # Two arrays, not one twice: a buffer cannot be donated twice.
-        k, v = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        k = jnp.zeros((batch * num_kv_heads, head_dim, max_length), jnp.float32)
+        v = jnp.zeros((batch * num_kv_heads, max_length, head_dim), jnp.float32)
         return cls(k, v, jnp.zeros((batch,), jnp.int32))
+
+    def lengthened(self, max_length: int) -> KVCache:
+        """Returns the cache with room for `max_length` positions."""
+        before = [(0, 0)] * (self.v.ndim - 2)
+        more = (0, max_length - self.v.shape[-2])
+        k = jnp.pad(self.k, [*before, (0, 0), more])
+        return self.replace(k=k, v=jnp.pad(self.v, [*before, more, (0, 0)]))
 
 
 class Span(struct.PyTreeNode):
@@ -103,11 +113,12 @@ class GroupedQueryAttention(nn.Module):
         q = rope.rotate(q, positions, self.rope_theta)
         k = rope.rotate(k, positions, self.rope_theta)
         valid = (jnp.arange(num) < lengths[:, None])[..., None, None]
-        k, v = (jnp.swapaxes(jnp.where(valid, a, 0.0), 1, 2) for a in (k, v))  # [B, K, T, P]
+        k = _rows_first(jnp.where(valid, k, 0.0)).swapaxes(1, 2)  # [B * K, P, T]
+        v = _rows_first(jnp.where(valid, v, 0.0))  # [B * K, T, P]
         if cache is not None:
-            k, v = write(cache.k, k, start), write(cache.v, v, start)
+            k, v = write(cache.k, k, start, 2), write(cache.v, v, start, 1)
             cache = KVCache(k, v, start + lengths)
-        keys = jnp.arange(k.shape[2], dtype=jnp.int32)
+        keys = jnp.arange(v.shape[1], dtype=jnp.int32)
         mask = (keys <= slots[..., None]) & (keys < (start + lengths)[:, None, None])
         if span.segment_ids is not None:
             mask &= span.segment_ids[:, :, None] == span.segment_ids[:, None, :]
@@ -124,29 +135,44 @@ class GroupedQueryAttention(nn.Module):
         return split(q), split(k), split(v)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        """q [B, T, H, P], k and v [B, K, L, P], mask [B, T, L] -> [B, T, H * P]."""
-        batch, num = q.shape[:2]
-        groups = self.num_heads // self.num_kv_heads
-        q = q.reshape(batch, num, self.num_kv_heads, groups, self.head_dim)
-        q = q * (self.head_dim**-0.5)
-        scores = product.einsum("btkgp,bklp->bkgtl", q, k, compute=self.compute)
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1)
-        y = product.einsum("bkgtl,bklp->btkgp", weights, v, compute=self.compute)
-        return y.reshape(batch, num, -1)
+        """q [B, T, H, P], k [B*K, P, L], v [B*K, L, P], mask [B, T, L] -> [B, T, H * P]."""
+        batch, num, _, width = q.shape
+        grouped = (batch, self.num_kv_heads, num, self.num_heads // self.num_kv_heads, -1)
+        q = q.reshape(batch, num, self.num_kv_heads, -1, width).swapaxes(1, 2) * width**-0.5
+        q = q.reshape(k.shape[0], -1, width)  # [B * K, T * G, P]
+        scores = product.einsum("nrp,npl->nrl", q, k, compute=self.compute).reshape(grouped)
+        scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).reshape(*q.shape[:2], -1)
+        y = product.einsum("nrl,nlp->nrp", weights, v, compute=self.compute).reshape(grouped)
+        return y.swapaxes(1, 2).reshape(batch, num, -1)
 
 
-def write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """Puts `new` [B, K, T, P] into `cache` [B, K, L, P] from `position` [B] on.
+def _rows_first(x: jax.Array) -> jax.Array:
+    """[B, T, K, P] -> [B * K, T, P]."""
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
-    What does not fit is dropped. One position goes in by a scatter, which XLA does in place;
-    several by a gather and a select over the cache, which no platform runs as a slow loop.
+
+def write(cache: jax.Array, new: jax.Array, position: jax.Array, axis: int) -> jax.Array:
+    """Puts `new` into `cache` along `axis`, from each row's position on.
+
+    What does not fit is dropped. One position of one row goes in by an update in place; the rest
+    by a select over the whole cache, which no platform turns into a slow loop or a transposition
+    as it does with a scatter.
+
+    Args:
+      cache: [B * K, ...].
+      new: [B * K, ...], as `cache` but for `axis`.
+      position: [B] int32.
+      axis: 1 or 2.
     """
-    batch, _, num, _ = new.shape
-    if num == 1:
-        rows = jnp.arange(batch)
-        return cache.at[rows, :, position].set(new[:, :, 0], mode="drop", unique_indices=True)
-    source = jnp.arange(cache.shape[2], dtype=jnp.int32) - position[:, None]  # [B, L]
-    index = jnp.clip(source, 0, num - 1)[:, None, :, None]
-    fresh = ((source >= 0) & (source < num))[:, None, :, None]
-    return jnp.where(fresh, jnp.take_along_axis(new, index, axis=2), cache)
+    num, size = new.shape[axis], cache.shape[axis]
+    if position.shape[0] == num == 1:
+        old = jax.lax.dynamic_slice_in_dim(cache, position[0], 1, axis)
+        new = jnp.where(position[0] < size, new, old)
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, position[0], axis)
+    starts = jnp.repeat(position, cache.shape[0] // position.shape[0])[:, None]
+    source = jnp.expand_dims(jnp.arange(size, dtype=jnp.int32) - starts, 3 - axis)
+    fits = (source >= 0) & (source < num)
+    if num > 1:
+        new = jnp.take_along_axis(new, jnp.clip(source, 0, num - 1), axis=axis)
+    return jnp.where(fits, new, cache)

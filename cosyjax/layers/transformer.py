@@ -175,11 +175,5 @@ def position(caches: Any) -> jax.Array:
 
 def lengthen(caches: Any, max_length: int) -> Any:
     """Returns the caches with room for `max_length` positions."""
-
-    def grow(cache: KVCache) -> KVCache:
-        more = max_length - cache.k.shape[-2]
-        widths = [(0, 0)] * (cache.k.ndim - 2) + [(0, more), (0, 0)]
-        pad = lambda a: jax.numpy.pad(a, widths)  # noqa: E731
-        return cache.replace(k=pad(cache.k), v=pad(cache.v))
-
+    grow = lambda cache: cache.lengthened(max_length)  # noqa: E731
     return jax.tree.map(grow, caches, is_leaf=lambda node: isinstance(node, KVCache))

@@ -56,7 +56,9 @@ def test_import_and_export_change_no_bit():
 def test_a_tied_head_that_differs_is_an_error_and_an_absent_one_is_not():
     official = _official(TINY)
     with pytest.raises(InputError, match="lm_head.weight differs"):
-        names_lm.import_lm(official | {names_lm.TIED_HEAD: official[names_lm.TEXT_TABLE] + 1}, TINY, _shapes(TINY))
+        names_lm.import_lm(
+            official | {names_lm.TIED_HEAD: official[names_lm.TEXT_TABLE] + 1}, TINY, _shapes(TINY)
+        )
     del official[names_lm.TIED_HEAD]
     names_lm.import_lm(official, TINY, _shapes(TINY))
 

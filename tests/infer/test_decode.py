@@ -1,6 +1,7 @@
 """The decode loop: cached equals uncached, chunks equal the whole, rows do not talk, limits."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,10 @@ def test_cached_greedy_decoding_equals_argmax_of_the_whole_sequence():
         num = int(found.num_tokens[row])
         assert num == int(ROWS["max_tokens"][row])
         speech = jnp.concatenate(
-            [ROWS["prompt_speech"][row, : int(ROWS["num_prompt_speech"][row])], found.tokens[row, :num]]
+            [
+                ROWS["prompt_speech"][row, : int(ROWS["num_prompt_speech"][row])],
+                found.tokens[row, :num],
+            ]
         )[None]
         text = ROWS["text_tokens"][row : row + 1, : int(ROWS["num_text"][row])]
         sizes = jnp.asarray([text.shape[1]]), jnp.asarray([speech.shape[1]])
@@ -152,3 +156,17 @@ def test_bad_settings_are_named():
         SamplingConfig(temperature=0.0)
     with pytest.raises(InputError, match="3 keys for 2 rows"):
         decode.row_keys(jax.random.split(jax.random.key(0), 3), 2)
+
+
+def test_the_cache_is_updated_in_place():
+    prompt = tuple(_row(0)[name] for name in list(ROWS)[:4])
+    limits = jnp.asarray([1]), jnp.asarray([9])
+    begin = lambda: start(
+        MODEL, PARAMS, prompt, limits, jax.random.key(0), max_length=9
+    )  # noqa: E731
+    state = jax.eval_shape(begin)
+    text = decode_chunk.lower(MODEL, PARAMS, state, 5).compile().as_text()
+    for cache in (state.lm[0].k, state.lm[0].v):
+        shape = ",".join(map(str, cache.shape))
+        assert f"f32[{shape}]" in text
+        assert not re.search(rf"= f32\[{shape}\]\S* (copy|transpose)\(", text)

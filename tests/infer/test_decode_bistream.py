@@ -11,9 +11,7 @@ from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
 from cosyjax.ops.interleave import SOS, SPECIAL, SPEECH, TASK, TEXT
 
-TINY = TextSpeechLMConfig(
-    1, 8, 2, 1, 4, 12, text_vocab_size=30, codebook_size=27, mix_ratio=(2, 3)
-)
+TINY = TextSpeechLMConfig(1, 8, 2, 1, 4, 12, text_vocab_size=30, codebook_size=27, mix_ratio=(2, 3))
 MODEL = TextSpeechLM(TINY)
 PARAMS = jax.jit(lambda: text_speech_lm.init_params(TINY, jax.random.key(0)))()
 TEXTS = [[1, 2], [3], [4, 5, 6]]

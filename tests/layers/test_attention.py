@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cosyjax.layers.attention import GroupedQueryAttention, Span, write
 from tests import contracts
@@ -49,9 +50,15 @@ def test_packed_segments_equal_separate_calls():
         np.testing.assert_allclose(packed[:, part], alone, atol=2e-5)
 
 
-def test_what_does_not_fit_the_cache_is_dropped():
-    cache, new = jnp.zeros((2, 1, 4, 1)), jnp.ones((2, 1, 3, 1))
-    got = write(cache, new, jnp.asarray([0, 3]))
-    np.testing.assert_array_equal(got[..., 0], [[[1, 1, 1, 0]], [[0, 0, 0, 1]]])
-    got = write(cache, new[:, :, :1], jnp.asarray([2, 4]))
-    np.testing.assert_array_equal(got[..., 0], [[[0, 0, 1, 0]], [[0, 0, 0, 0]]])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_what_does_not_fit_the_cache_is_dropped(axis):
+    cache, new = jnp.zeros((2, 4, 1)), jnp.ones((2, 3, 1))
+    cache, new = (jnp.moveaxis(a, 1, axis) for a in (cache, new))
+    got = write(cache, new, jnp.asarray([0, 3]), axis)
+    np.testing.assert_array_equal(jnp.ravel(got), [1, 1, 1, 0, 0, 0, 0, 1])
+    one = jax.lax.slice_in_dim(new, 0, 1, axis=axis)
+    got = write(cache, one, jnp.asarray([2, 4]), axis)
+    np.testing.assert_array_equal(jnp.ravel(got), [0, 0, 1, 0, 0, 0, 0, 0])
+    for position, wanted in ((2, [0, 0, 1, 0]), (4, [0, 0, 0, 0])):
+        got = write(cache[:1], one[:1], jnp.asarray([position]), axis)
+        np.testing.assert_array_equal(jnp.ravel(got), wanted)

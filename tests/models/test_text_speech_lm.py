@@ -62,7 +62,9 @@ def test_steps_of_any_size_equal_the_whole(calls):
 def test_padding_is_inert_and_a_row_equals_itself_alone():
     whole = LOGITS(PARAMS, LAYOUT)
     beyond = jnp.arange(15) >= LAYOUT.lengths[:, None]
-    other = LAYOUT._replace(ids=jnp.where(beyond, 5, LAYOUT.ids), kinds=jnp.where(beyond, 1, LAYOUT.kinds))
+    other = LAYOUT._replace(
+        ids=jnp.where(beyond, 5, LAYOUT.ids), kinds=jnp.where(beyond, 1, LAYOUT.kinds)
+    )
     poisoned = LOGITS(PARAMS, other)
     length = int(LAYOUT.lengths[1])
     np.testing.assert_array_equal(poisoned[1, :length], whole[1, :length])
@@ -91,7 +93,9 @@ def test_a_target_moves_the_loss_and_a_masked_one_does_not():
 
 
 def test_gradients_reach_every_parameter_that_the_batch_uses():
-    loss = lambda p: cross_entropy(MODEL.apply({"params": p}, LAYOUT), LAYOUT.targets).mean  # noqa: E731
+    loss = lambda p: cross_entropy(
+        MODEL.apply({"params": p}, LAYOUT), LAYOUT.targets
+    ).mean  # noqa: E731
     grads = jax.jit(jax.grad(loss))(PARAMS)
     # A bias on the keys shifts all scores of a query alike, up to the rotation.
     dead = [k for k, g in jax.tree_util.tree_leaves_with_path(grads) if not jnp.any(g != 0)]

@@ -43,9 +43,7 @@ def test_every_row_equals_the_loop_over_blocks(ratio):
     sizes = [(7, 33), (10, 41), (4, 20), (0, 3), (5, 16)]
     text, num_text, speech, num_speech = _batch(sizes)
     bistream = np.asarray([True, True, True, False, False])
-    got = lay_out(
-        text, num_text, speech, num_speech, bistream, codebook_size=CODES, ratio=ratio
-    )
+    got = lay_out(text, num_text, speech, num_speech, bistream, codebook_size=CODES, ratio=ratio)
     assert got.ids.shape == (5, text.shape[1] + speech.shape[1] + 2)
     for row, (s, t) in enumerate(sizes):
         wanted = _by_hand(text[row, :s], speech[row, :t], bistream[row], ratio)
@@ -70,9 +68,7 @@ def test_a_prompt_has_no_targets_and_may_have_no_speech():
 def test_a_bistream_prompt_that_ends_inside_a_block_waits_there():
     text, speech = jnp.arange(10, dtype=jnp.int32)[None], jnp.arange(17, dtype=jnp.int32)[None]
     sizes = jnp.asarray([10]), jnp.asarray([17])
-    layout = lay_out(
-        text, sizes[0], speech, sizes[1], jnp.asarray([True]), codebook_size=CODES
-    )
+    layout = lay_out(text, sizes[0], speech, sizes[1], jnp.asarray([True]), codebook_size=CODES)
     assert int(layout.lengths[0]) == 1 + 5 + 15 + 5 + 2
     np.testing.assert_array_equal(layout.ids[0, 26:28], [15, 16])
     assert np.all(layout.kinds[0, 28:] == PADDING)

@@ -20,4 +20,6 @@ def test_pairs_are_half_a_head_apart():
     x = jnp.zeros((1, 1, 1, 4)).at[..., 1].set(1.0)
     angle = 3.0 * 100.0**-0.5
     wanted = [0.0, np.cos(angle), 0.0, np.sin(angle)]
-    np.testing.assert_allclose(rope.rotate(x, jnp.asarray([[3]]), 100.0)[0, 0, 0], wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        rope.rotate(x, jnp.asarray([[3]]), 100.0)[0, 0, 0], wanted, atol=1e-6
+    )
