@@ -44,6 +44,11 @@ def test_a_frame_of_the_padding_leaves_the_loss_bit_equal_even_as_nan(params: di
     assert before == after and np.isfinite(before) and metrics["num_frames"] == 20
 
 
+def test_noise_in_the_padding_leaves_the_loss_bit_equal(params: dict) -> None:
+    other = DRAWS._replace(x0=DRAWS.x0.at[1, 8:].set(9.0))
+    assert loss(params, BATCH, DRAWS)[0] == loss(params, BATCH, other)[0]
+
+
 def test_a_valid_frame_moves_the_loss(params: dict) -> None:
     assert loss(params, BATCH, DRAWS)[0] != loss(params, with_mel(7, 5.0), DRAWS)[0]
 
@@ -70,7 +75,8 @@ def test_the_prompt_is_the_first_frames_of_the_mel(params: dict) -> None:
 
 
 def test_at_time_one_the_noisy_mel_is_the_mel(params: dict) -> None:
-    end = terms(params, BATCH, DRAWS._replace(t=jnp.ones(ROWS)))
+    end = terms(params, with_mel(8, jnp.nan), DRAWS._replace(t=jnp.ones(ROWS)))
+    np.testing.assert_allclose(end.x[1, 8:], 0.0, atol=1e-5)
     np.testing.assert_allclose(end.x[0], BATCH.mel[0], atol=1e-5)
     np.testing.assert_allclose(end.target[0], BATCH.mel[0] - DRAWS.x0[0], atol=1e-5)
 

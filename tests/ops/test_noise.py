@@ -12,6 +12,7 @@ def test_noise_of_a_frame_does_not_depend_on_how_the_call_was_cut() -> None:
     whole = noise.frame_noise(key, jnp.arange(10), 4)
     parts = [noise.frame_noise(key, jnp.arange(a, b), 4) for a, b in ((0, 3), (3, 10))]
     np.testing.assert_array_equal(whole, jnp.concatenate(parts))
+    assert len(np.unique(np.asarray(whole))) == whole.size
 
 
 def test_rows_may_stand_at_different_frames() -> None:
