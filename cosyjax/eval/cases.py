@@ -72,9 +72,9 @@ def _lm(config: BundleConfig, plan: ComputePlan, num_tokens: int) -> Work:
     one = lambda n: jnp.array([n], jnp.int32)  # noqa: E731
     return lambda: generate(
         *stage,
-        text_tokens=np.arange(num_text, dtype=np.int32)[None],
+        text_tokens=jnp.arange(num_text, dtype=jnp.int32)[None],
         num_text=one(num_text),
-        prompt_speech=np.zeros((1, 0), np.int32),
+        prompt_speech=jnp.zeros((1, 0), jnp.int32),
         num_prompt_speech=one(0),
         min_tokens=one(num_tokens),
         max_tokens=one(num_tokens),
