@@ -36,4 +36,5 @@ def mel_to_wav(
         samples_per_frame=config.samples_per_frame,
         channels=config.num_harmonics + 1,
     )
-    return model.apply({"params": params}, mel, num_frames, noise)
+    wav: jax.Array = model.apply({"params": params}, mel, num_frames, noise)  # type: ignore
+    return wav

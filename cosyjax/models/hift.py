@@ -115,7 +115,7 @@ class HiFT(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        shared = {"kernels": cfg.kernels, "compute": cfg.compute}
+        shared: dict[str, Any] = {"kernels": cfg.kernels, "compute": cfg.compute}
         self.f0_predictor = F0Predictor(cfg)
         self.source_mix = Dense(1)
         self.first = NormedConv(cfg.base_channels, 7, padding=3, **shared)
@@ -257,7 +257,8 @@ class HiFT(nn.Module):
             mask = _mask(num_frames, x.shape[1])
         spectrum = keep(spectrum, _mask(num_frames, spectrum.shape[1]))
         x = x + self.source_blocks[stage](self.source_downs[stage](spectrum), mask)
-        return sum(block(x, mask) for block in self.blocks[stage]) / len(self.blocks[stage])
+        first, *others = [block(x, mask) for block in self.blocks[stage]]
+        return sum(others, first) / len(self.blocks[stage])
 
     def _spectrum_frames(self, lengths: jax.Array | None) -> jax.Array | None:
         if lengths is None:

@@ -57,7 +57,7 @@ def transform_kernel(kernel: jax.Array) -> jax.Array:
     kernel = jnp.pad(kernel, ((0, groups * taps - width), (0, 0), (0, 0)))
     kernel = kernel.reshape(groups, taps, inputs, features)
     matrix = tile_matrices(taps)[1]
-    points = sum(matrix[:, k, None, None, None] * kernel[:, k] for k in range(taps))
+    points = _weighted([(matrix[:, k, None, None, None], kernel[:, k]) for k in range(taps)])
     return points.reshape(len(matrix), groups * inputs, features)
 
 
@@ -86,16 +86,20 @@ def toom_cook(
     x = jnp.pad(x, ((0, 0), (0, num_blocks * TILE * dilation - total), (0, 0)))
     # Without the barrier whatever made x would be computed again for each evaluation point.
     x = jax.lax.optimization_barrier(x).reshape(batch, num_blocks, TILE, dilation, channels)
-    frames = [x[:, i // TILE : num_blocks - 1 + i // TILE, i % TILE] for i in range(size)]
-    values = [_combine(row, frames) for row in inputs]
-    if groups > 1:
-        values = [_side_by_side(value, groups, num_tiles) for value in values]
-    flat = (batch * num_tiles * dilation, groups * channels)
-    shares = [product("td,de->te", v.reshape(flat), points[i]) for i, v in enumerate(values)]
-    # A broadcast sum: stacking TILE sums instead would not be vectorised by XLA.
-    shares = [share.reshape(batch, num_tiles, 1, dilation, -1) for share in shares]
-    y = sum(share * outputs[:, i, None, None] for i, share in enumerate(shares))
-    return y.reshape(batch, num_tiles * TILE * dilation, -1)[:, :num_out]
+    values = _weighted(
+        [
+            (inputs[:, i, None, None, None, None], x[:, i // TILE :, i % TILE][:, : num_blocks - 1])
+            for i in range(size)
+        ]
+    )
+    values = jnp.concatenate([values[:, :, g : g + num_tiles] for g in range(groups)], axis=-1)
+    values = values.reshape(size, batch * num_tiles * dilation, groups * channels)
+    shares = product("ntd,nde->nte", values, points)
+    shares = shares.reshape(size, batch, num_tiles, 1, dilation, -1)
+    # Broadcast sums: stacking one sum per frame of a tile would not be vectorised by XLA.
+    y = _weighted([(outputs[:, i, None, None], shares[i]) for i in range(size)])
+    y = y.reshape(batch, num_tiles * TILE * dilation, -1)
+    return y[:, :num_out]
 
 
 def points_shape(width: int, inputs: int, features: int) -> tuple[int, int, int]:
@@ -104,15 +108,12 @@ def points_shape(width: int, inputs: int, features: int) -> tuple[int, int, int]
     return TILE + taps - 1, -(-width // taps) * inputs, features
 
 
-def _combine(row: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
-    """Weighted sum without the terms of weight zero."""
-    used = [term if c == 1.0 else np.float32(c) * term for c, term in zip(row, terms) if c]
-    return sum(used[1:], used[0])
-
-
-def _side_by_side(value: jax.Array, groups: int, num_tiles: int) -> jax.Array:
-    shifted = [value[:, g : g + num_tiles] for g in range(groups)]
-    return jnp.concatenate(shifted, axis=-1)
+def _weighted(terms: Sequence[tuple[np.ndarray, jax.Array]]) -> jax.Array:
+    """Sum of weight * array with broadcasting."""
+    total = jnp.multiply(*terms[0])
+    for weight, array in terms[1:]:
+        total = total + weight * array
+    return total
 
 
 def wide(x: jax.Array, kernel: jax.Array, product: Product, *, dilation: int = 1) -> jax.Array:

@@ -80,5 +80,4 @@ def _inverse_basis(n_fft: int) -> np.ndarray:
 
 
 def _product(x: jax.Array, basis: np.ndarray) -> jax.Array:
-    basis = jnp.asarray(basis, jnp.float32)
-    return jnp.matmul(x, basis, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(x, jnp.asarray(basis, jnp.float32), precision=jax.lax.Precision.HIGHEST)

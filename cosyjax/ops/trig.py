@@ -15,7 +15,7 @@ PI_HIGH = np.float32(3.140625)
 PI_MID = np.float32(9.67502593994140625e-4)
 PI_LOW = np.float32(np.pi - 3.140625 - 9.67502593994140625e-4)
 INVERSE_PI = np.float32(1.0 / np.pi)
-# sin(r) = r * (terms in r**2) over |r| <= pi / 2, fitted at Chebyshev points; off by at most 2.4e-8.
+# sin(r) = r * (terms in r**2) for |r| <= pi / 2, fitted at Chebyshev points; off by 2.4e-8.
 SINE_TERMS = tuple(
     np.float32(c)
     for c in (

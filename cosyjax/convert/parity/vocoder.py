@@ -45,7 +45,8 @@ class _Vocoder:
         self.config: HiFTConfig = model.config
         self.model, self.variables = model, variables
         self.mel = np.swapaxes(fixture.inputs["mel"], 1, 2)
-        self.golden_f0 = fixture.inputs.get("f0_given", fixture.outputs.get("f0"))
+        given = "f0_given" in fixture.inputs
+        self.golden_f0 = fixture.inputs["f0_given"] if given else fixture.outputs["f0"]
         self.golden_source = fixture.outputs["source"][:, 0]
         self.compiled: dict[str, Callable[..., Any]] = {}
 
@@ -54,7 +55,7 @@ class _Vocoder:
             self.compiled[method] = jax.jit(functools.partial(self.model.apply, method=method))
         return self.compiled[method](self.variables, *args)
 
-    def waves(self) -> np.ndarray:
+    def waves(self) -> jax.Array:
         cfg = self.config
         return source.sine_waves(
             jnp.asarray(self.golden_f0),
@@ -98,9 +99,7 @@ def _check(v: _Vocoder, name: str, expected: np.ndarray) -> Check:
     if name in ("f0", "f0_predicted"):
         return Check(name, v.apply("f0", v.mel), expected)
     if name == "uv_frames":
-        return Check(
-            name, (v.golden_f0 > v.config.voiced_threshold_hz).astype(np.float32), expected
-        )
+        return Check(name, np.float32(v.golden_f0 > v.config.voiced_threshold_hz), expected)
     if match := re.fullmatch(r"sine_waves(?:_every(\d+))?", name):
         waves = v.waves()[:, :: int(match[1] or 1)]
         return _rounded(name, waves, expected, v.wave_error())
