@@ -216,6 +216,29 @@ def test_the_key_decides_the_sound(stages):
         speak(stages, [TOKENS], noise=None)
 
 
+def second_chunk(stages, **changes):
+    """The samples of the second chunk, with the state before it as it is or changed."""
+    state = official_stream.init_state(stages.vocoder.model, SCHEDULE)
+    inputs = {"noise": NOISE, "config": SCHEDULE}
+    call = FlowCall(10, 0, True, False)
+    _, state = official_stream.step(stages, voice(0), state, TOKENS, call, **inputs)
+    changed = {name: change(getattr(state, name)) for name, change in changes.items()}
+    call, state = FlowCall(20, 7, True, False), state.replace(**changed)
+    return official_stream.step(stages, voice(0), state, TOKENS, call, **inputs)[0].wav
+
+
+def test_samples_held_back_fade_into_the_next_chunk(stages):
+    held = SCHEDULE.overlap_frames * HIFT.samples_per_frame
+    moved = second_chunk(stages, wav=lambda wav: wav + 1.0) - second_chunk(stages)
+    np.testing.assert_allclose(moved[:held], np.hamming(2 * held)[held:], atol=1e-6)
+    np.testing.assert_array_equal(moved[held:], 0.0)
+
+
+@pytest.mark.parametrize("name", ["excitation", "mel"])
+def test_the_next_chunk_hears_the_end_of_the_one_before(stages, name):
+    assert np.any(second_chunk(stages, **{name: np.zeros_like}) != second_chunk(stages))
+
+
 def test_config_survives_json_and_refuses_nonsense():
     assert configs.from_dict(OfficialStreamConfig, configs.to_dict(SCHEDULE)) == SCHEDULE
     with pytest.raises(InputError, match="first_hop=50, max_hop=25"):
