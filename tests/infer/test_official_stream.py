@@ -216,6 +216,17 @@ def test_the_key_decides_the_sound(stages):
         speak(stages, [TOKENS], noise=None)
 
 
+def test_the_key_decides_the_frames_of_the_flow(stages):
+    call = FlowCall(10, 0, False, True)
+    one, other = (
+        official_stream.flow_frames(
+            stages, voice(0), TOKENS, call, key=jax.random.key(seed), config=SCHEDULE
+        )
+        for seed in (0, 1)
+    )
+    assert np.any(one != other)
+
+
 def second_chunk(stages, **changes):
     """The samples of the second chunk, with the state before it as it is or changed."""
     state = official_stream.init_state(stages.vocoder.model, SCHEDULE)
