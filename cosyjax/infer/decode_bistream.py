@@ -40,7 +40,7 @@ class BistreamOptions:
 def generate_bistream(
     model: TextSpeechLM,
     params: Any,
-    text: Iterable[Sequence[int]],
+    text: Iterable[Sequence[int] | np.ndarray],
     *,
     prompt_text: Sequence[int] = (),
     prompt_speech: Sequence[int] = (),
@@ -67,8 +67,7 @@ def generate_bistream(
     config, (n, m) = model.config, model.config.mix_ratio
     waiting, unpaired = list(prompt_text), list(prompt_speech)
     paired: tuple[list[int], list[int]] = ([], [])
-    next_fill = m - len(unpaired) % m
-    pending: list[Position] = []
+    session.next_fill = m - len(unpaired) % m
     for piece in text:
         waiting += [int(token) for token in piece]
         while unpaired and len(waiting) >= n:
@@ -79,24 +78,15 @@ def generate_bistream(
         asked = session.drawn[-1] == config.fill if session.drawn else not paired[0]
         if asked and len(waiting) < n:
             continue
-        if not session.drawn:
-            pending = _prompt(config, *paired)
+        pending = [] if session.drawn else _prompt(config, *paired)
         if asked:
-            pending = [] if session.drawn else pending
-            pending = pending + [(TEXT, i) for i in waiting[:n]]
+            pending += [(TEXT, i) for i in waiting[:n]]
             waiting = waiting[n:]
-        while not session.exhausted:
-            forced = len(session.drawn) == next_fill
-            token = session.advance(pending, config.fill if forced else None, streaming=True)
-            if token == config.fill:
-                next_fill = len(session.drawn) + m
-                break
-            yield token
-            pending = [(SPEECH, token)]
+        yield from session.speak_block(pending)
     if not session.drawn:
         pending = _prompt(config, *paired)
-    elif not options.duplicate_last_token:
-        pending = []
+    else:
+        pending = session.last_fed if options.duplicate_last_token else []
     pending = pending + [(TEXT, i) for i in waiting] + [(SPECIAL, TASK)]
     while not session.exhausted:
         token = session.advance(pending, None, streaming=False)
@@ -120,6 +110,8 @@ class _Session:
         self.model, self.params, self.key, self.options = model, params, key, options
         self.sampler = sampler or _jitted_sampler(options.sampling)
         self.drawn: list[int] = []  # fill included
+        self.next_fill = 0  # ids after which the model is taken to ask for text
+        self.last_fed: list[Position] = []
         self.capacity, self.position = FIRST_CAPACITY, 0
         variables = {"params": params}
         self.lm = model.apply(variables, 1, self.capacity, method="init_state")
@@ -134,9 +126,21 @@ class _Session:
         )
         return constant or len(drawn) >= self.options.max_tokens
 
+    def speak_block(self, pending: list[Position]) -> Iterator[int]:
+        """Feeds `pending` and yields tokens until the model asks for text."""
+        config = self.model.config
+        while not self.exhausted:
+            forced = config.fill if len(self.drawn) == self.next_fill else None
+            token = self.advance(pending, forced, streaming=True)
+            if token == config.fill:
+                self.next_fill = len(self.drawn) + config.mix_ratio[1]
+                return
+            yield token
+            pending = [(SPEECH, token)]
+
     def advance(self, pending: list[Position], forced: int | None, *, streaming: bool) -> int:
         """Feeds `pending` and draws the next id, or takes the forced one."""
-        logps = self._feed(pending, streaming)
+        logps, self.last_fed = self._feed(pending, streaming), pending
         token = forced
         if token is None:
             window = self.options.sampling.window

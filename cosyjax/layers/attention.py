@@ -66,9 +66,7 @@ class GroupedQueryAttention(nn.Module):
     def setup(self) -> None:
         widths = {"heads": self.num_heads * self.head_dim}
         widths["kv_heads"] = self.num_kv_heads * self.head_dim
-        dense = lambda axis: Dense(
-            widths[axis], ("embed", axis), compute=self.compute
-        )  # noqa: E731
+        dense = lambda axis: Dense(widths[axis], ("embed", axis), compute=self.compute)
         if self.fused:
             width = widths["heads"] + 2 * widths["kv_heads"]
             self.qkv = Dense(width, ("embed", None), compute=self.compute)
@@ -131,7 +129,7 @@ class GroupedQueryAttention(nn.Module):
             q, k, v = jnp.split(self.qkv(x), (heads, heads + kv), axis=-1)
         else:
             q, k, v = self.query(x), self.key(x), self.value(x)
-        split = lambda a: a.reshape(*a.shape[:2], -1, self.head_dim)  # noqa: E731
+        split = lambda a: a.reshape(*a.shape[:2], -1, self.head_dim)
         return split(q), split(k), split(v)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

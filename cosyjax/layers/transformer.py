@@ -57,7 +57,7 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, T, D] -> [B, T, D]."""
-        dense = lambda width, axes, name: Dense(  # noqa: E731
+        dense = lambda width, axes, name: Dense(
             width, axes, use_bias=False, compute=self.compute, name=name
         )
         if self.fused:
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
     def init_state(self, batch: int, max_length: int) -> Any:
         """Returns empty caches: a tuple of one per layer, or one stacked cache when scanned."""
         c = self.config
-        make = lambda: KVCache.zeros(batch, c.num_kv_heads, max_length, c.head_dim)  # noqa: E731
+        make = lambda: KVCache.zeros(batch, c.num_kv_heads, max_length, c.head_dim)
         if not c.scan_layers:
             return tuple(make() for _ in range(c.num_layers))
         return jax.tree.map(lambda a: jax.numpy.stack([a] * c.num_layers), make())
@@ -175,5 +175,5 @@ def position(caches: Any) -> jax.Array:
 
 def lengthen(caches: Any, max_length: int) -> Any:
     """Returns the caches with room for `max_length` positions."""
-    grow = lambda cache: cache.lengthened(max_length)  # noqa: E731
+    grow = lambda cache: cache.lengthened(max_length)
     return jax.tree.map(grow, caches, is_leaf=lambda node: isinstance(node, KVCache))

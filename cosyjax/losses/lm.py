@@ -15,16 +15,16 @@ class TokenLoss(NamedTuple):
     """Sums over valid positions, so that batches add up before the division."""
 
     total: jax.Array  # [] float32, sum of losses in nats
-    count: jax.Array  # [] float32, positions with a target
+    num_targets: jax.Array  # [] float32, positions with a target
     correct: jax.Array  # [] float32, positions whose likeliest id is the target
 
     @property
     def mean(self) -> jax.Array:
-        return self.total / jnp.maximum(self.count, 1.0)
+        return self.total / jnp.maximum(self.num_targets, 1.0)
 
     @property
     def accuracy(self) -> jax.Array:
-        return self.correct / jnp.maximum(self.count, 1.0)
+        return self.correct / jnp.maximum(self.num_targets, 1.0)
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> TokenLoss:
@@ -48,7 +48,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0)
     if smoothing:
         losses = losses - others * (jnp.sum(logps, axis=-1) - at_target)
     right = jnp.argmax(logits, axis=-1) == targets
-    count = lambda mask: jnp.sum(mask, dtype=jnp.float32)  # noqa: E731
+    count = lambda mask: jnp.sum(mask, dtype=jnp.float32)
     total = jnp.sum(jnp.where(valid, losses, 0.0))
     return TokenLoss(total, count(valid), count(right & valid))
 

@@ -68,10 +68,9 @@ def interleave(
       num_text: [B] int32 valid text tokens.
       speech: [B, T] int32 speech tokens (in decoding: the prompt's), padded on the right.
       num_speech: [B] int32 valid speech tokens.
-      bistream: [B] bool, see `choose_bistream`; None is unistream throughout. Where it is set
-        and the speech ends inside a full block, the sequence ends there (a prompt whose block
-        is continued by decoding).
-      codebook_size: speech codes; eos is that id and fill the id after the next.
+      bistream: [B] bool, see `choose_bistream`; None is unistream throughout. Speech that ends
+        inside a full block ends the sequence: a prompt whose block decoding continues.
+      codebook_size: speech codes; eos is that id, fill two ids further.
       ratio: (n, m), text and speech tokens of a bistream block.
       with_targets: False for a prompt, which has no targets.
 
@@ -79,10 +78,9 @@ def interleave(
       A Layout of static length S + T + 2, padded on the right.
     """
     n, m = ratio
-    num_text, num_speech = num_text.astype(jnp.int32), num_speech.astype(jnp.int32)
-    num_blocks = jnp.zeros_like(num_text) if bistream is None else (num_text // n) * bistream
+    num_blocks = 0 * num_text if bistream is None else (num_text // n) * bistream
     blocks_end = num_blocks * (n + m)
-    # q counts positions after sos; -1 is sos.
+    # q counts positions after sos, which is at -1.
     q = jnp.arange(text.shape[1] + speech.shape[1] + 2, dtype=jnp.int32)[None] - 1
     in_blocks = q < blocks_end[:, None]
     block, offset = q // (n + m), q % (n + m)
@@ -100,10 +98,8 @@ def interleave(
     valid = (q + 1) < lengths[:, None]
     kinds = jnp.where(is_text, TEXT, jnp.where(is_speech, SPEECH, SPECIAL))
     kinds = jnp.where(valid, kinds, PADDING)
-    special = jnp.where(q < 0, SOS, TASK)
-    ids = jnp.where(kinds == TEXT, _take(text, text_index), special)
-    ids = jnp.where(kinds == SPEECH, _take(speech, next_speech - 1), ids)
-    ids = jnp.where(valid, ids, 0)
+    ids = jnp.where(kinds == TEXT, _take(text, text_index), jnp.where(q < 0, SOS, TASK))
+    ids = jnp.where(kinds == SPEECH, _take(speech, next_speech - 1), ids) * valid
 
     targets = jnp.full_like(ids, IGNORED)
     if with_targets:
@@ -111,9 +107,9 @@ def interleave(
         learned = valid & (q >= 0) & (jnp.where(in_blocks, offset, tail) >= first)
         ended = jnp.where(in_blocks, offset == n + m - 1, next_speech >= num_speech[:, None])
         end_id = jnp.where(in_blocks, codebook_size + 2, codebook_size)
-        target = jnp.where(ended, end_id, _take(speech, next_speech))
-        targets = jnp.where(learned, target, IGNORED)
-    return Layout(*(x.astype(jnp.int32) for x in (ids, kinds, targets)), lengths)
+        targets = jnp.where(ended, end_id, _take(speech, next_speech))
+        targets = jnp.where(learned, targets, IGNORED)
+    return Layout(*(x.astype(jnp.int32) for x in (ids, kinds, targets, lengths)))
 
 
 def _length(

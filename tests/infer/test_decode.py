@@ -16,7 +16,7 @@ from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
 
 TINY = TextSpeechLMConfig(
-    2, 12, 4, 2, 4, 20, rope_theta=100.0, text_vocab_size=30, codebook_size=27
+    1, 12, 4, 2, 4, 20, rope_theta=100.0, text_vocab_size=30, codebook_size=27
 )
 LENGTH = 12
 GREEDY = SamplingConfig(method="greedy")
@@ -113,7 +113,7 @@ def test_fused_parameters_decode_the_same():
     stacked = stacking.stack_layers(NEVER_ENDS)
     config = dataclasses.replace(TINY, scan_layers=True, compute="float32")
     params, fused = prepare_for_decode(stacked, config)
-    assert fused.fused and "qkv" in params["backbone"]["layers_1"]["attention"]
+    assert fused.fused and "qkv" in params["backbone"]["layers_0"]["attention"]
     got = _generate(params, model=TextSpeechLM(fused), sampling=GREEDY)
     np.testing.assert_array_equal(got.tokens, _generate(sampling=GREEDY).tokens)
 
@@ -161,9 +161,7 @@ def test_bad_settings_are_named():
 def test_the_cache_is_updated_in_place():
     prompt = tuple(_row(0)[name] for name in list(ROWS)[:4])
     limits = jnp.asarray([1]), jnp.asarray([9])
-    begin = lambda: start(
-        MODEL, PARAMS, prompt, limits, jax.random.key(0), max_length=9
-    )  # noqa: E731
+    begin = lambda: start(MODEL, PARAMS, prompt, limits, jax.random.key(0), max_length=9)
     state = jax.eval_shape(begin)
     text = decode_chunk.lower(MODEL, PARAMS, state, 5).compile().as_text()
     for cache in (state.lm[0].k, state.lm[0].v):

@@ -48,8 +48,8 @@ def _run(monkeypatch, total, texts=TEXTS, options=BistreamOptions(), **prompt):
 def test_three_tokens_are_spoken_per_two_of_text_and_the_rest_at_the_end(monkeypatch):
     tokens, fed = _run(monkeypatch, 8)
     assert tokens == list(range(8))
-    speech = lambda *ids: [(SPEECH, i) for i in ids]  # noqa: E731
-    text = lambda *ids: [(TEXT, i) for i in ids]  # noqa: E731
+    speech = lambda *ids: [(SPEECH, i) for i in ids]
+    text = lambda *ids: [(TEXT, i) for i in ids]
     wanted = [(SPECIAL, SOS)] + text(1, 2) + speech(0, 1, 2)
     # [3] is too little; [4, 5, 6] allows one block; the last token is fed again at the end.
     wanted += text(3, 4) + speech(3, 4, 5) + speech(5) + text(5, 6)

@@ -16,7 +16,7 @@ def test_it_is_the_mean_negative_log_probability_of_the_targets():
     wanted = -(logps[0, 0, 1] + logps[0, 2, 4] + logps[1, 1, 0]) / 3
     found = cross_entropy(LOGITS, TARGETS)
     np.testing.assert_allclose(found.mean, wanted, rtol=1e-6)
-    assert float(found.count) == 3
+    assert float(found.num_targets) == 3
 
 
 def test_smoothing_spreads_the_target_over_the_other_classes():

@@ -75,7 +75,7 @@ def test_padding_is_inert_and_a_row_equals_itself_alone():
 def test_the_prediction_after_the_last_position_is_that_of_the_whole_call():
     state = MODEL.apply({"params": PARAMS}, 2, 15, method="init_state")
     arguments = (LAYOUT.ids, LAYOUT.kinds, LAYOUT.lengths, state)
-    predict = lambda *a: MODEL.apply({"params": PARAMS}, *a, method="predict_next")  # noqa: E731
+    predict = lambda *a: MODEL.apply({"params": PARAMS}, *a, method="predict_next")
     got, _ = jax.jit(predict)(*arguments)
     whole = LOGITS(PARAMS, LAYOUT)
     for row, length in enumerate(LAYOUT.lengths):
@@ -84,7 +84,7 @@ def test_the_prediction_after_the_last_position_is_that_of_the_whole_call():
 
 def test_a_target_moves_the_loss_and_a_masked_one_does_not():
     logits = LOGITS(PARAMS, LAYOUT)
-    loss = lambda targets: float(cross_entropy(logits, targets).mean)  # noqa: E731
+    loss = lambda targets: float(cross_entropy(logits, targets).mean)
     targets = LAYOUT.targets
     moved = targets.at[0, 5].set((targets[0, 5] + 1) % 27)  # the first position after the text
     assert int(targets[0, 5]) >= 0 and loss(moved) != loss(targets)
@@ -93,9 +93,7 @@ def test_a_target_moves_the_loss_and_a_masked_one_does_not():
 
 
 def test_gradients_reach_every_parameter_that_the_batch_uses():
-    loss = lambda p: cross_entropy(
-        MODEL.apply({"params": p}, LAYOUT), LAYOUT.targets
-    ).mean  # noqa: E731
+    loss = lambda p: cross_entropy(MODEL.apply({"params": p}, LAYOUT), LAYOUT.targets).mean
     grads = jax.jit(jax.grad(loss))(PARAMS)
     # A bias on the keys shifts all scores of a query alike, up to the rotation.
     dead = [k for k, g in jax.tree_util.tree_leaves_with_path(grads) if not jnp.any(g != 0)]

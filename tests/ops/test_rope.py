@@ -9,7 +9,7 @@ from cosyjax.ops import rope
 
 def test_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    score = lambda i, j: jnp.vdot(  # noqa: E731
+    score = lambda i, j: jnp.vdot(
         rope.rotate(q, jnp.asarray([[i]]), 100.0), rope.rotate(k, jnp.asarray([[j]]), 100.0)
     )
     np.testing.assert_allclose(score(7, 3), score(104, 100), atol=1e-4)
