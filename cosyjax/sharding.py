@@ -61,7 +61,7 @@ def param_shardings(boxed: Any, rules: Rules, mesh: Mesh) -> Any:
             raise InputError(f"rule {logical}->{axis}: mesh axes are {list(mesh.shape)}")
     specs = nn.get_partition_spec(boxed)
     shapes = nn.meta.unbox(boxed)
-    is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+    is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
 
     def one(path: Any, spec: PartitionSpec, leaf: Any) -> NamedSharding:
         names = tuple(spec) + (None,) * (len(leaf.shape) - len(tuple(spec)))

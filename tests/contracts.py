@@ -36,7 +36,7 @@ def assert_streams(
       init_args: further arguments of `init_state`, such as the length of a cache.
       atol: largest difference allowed.
     """
-    whole_fn = lambda v, x: module.apply(v, x)  # noqa: E731
+    whole_fn = lambda v, x: module.apply(v, x)
     whole = whole_fn(variables, x)
     weights = jax.random.normal(jax.random.key(7), whole.shape)
     wanted = jax.grad(lambda v, x: jnp.sum(whole_fn(v, x) * weights), (0, 1))(variables, x)

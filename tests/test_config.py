@@ -55,7 +55,8 @@ def test_a_typo_names_the_nearest_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["inner.depth=x", "inner.depth=1.5", "inner.on=3", "inner.depth=true", "seed.x=1", "seed"]
+    "bad",
+    ["inner.depth=x", "inner.depth=1.5", "inner.on=3", "inner.depth=true", "seed.x=1", "seed"],
 )
 def test_a_value_of_the_wrong_type_is_refused(bad: str) -> None:
     with pytest.raises(InputError):

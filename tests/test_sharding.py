@@ -58,7 +58,7 @@ def test_a_sharded_layer_computes_what_a_single_device_does() -> None:
     mesh = sharding.make_mesh(2, 2, 2)
     layer, x = Dense(6, ("embed", "mlp")), jax.random.normal(jax.random.key(1), (4, 8))
     shardings = sharding.param_shardings(boxed_dense(6, ("embed", "mlp")), RULES, mesh)
-    init = lambda key: nn.meta.unbox(layer.init(key, x))  # noqa: E731
+    init = lambda key: nn.meta.unbox(layer.init(key, x))
     params = init(jax.random.key(0))
     sharded = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
     got = jax.jit(layer.apply)(sharded, x)

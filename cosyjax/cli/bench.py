@@ -86,7 +86,7 @@ def _in_child(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    ratio = lambda x: "-" if x is None else f"{x:.2f}"  # noqa: E731
+    ratio = lambda x: "-" if x is None else f"{x:.2f}"
     return ROW.format(
         row["case"],
         row["compute"],

@@ -145,7 +145,7 @@ def config_from_shapes(
 
 def encoder_config(shapes: Shapes, prefix: str = "encoder.") -> UpsampleEncoderConfig:
     """Reads the sizes of an encoder off the official tensors under `prefix`."""
-    size = lambda key: _shape(shapes, prefix + key)  # noqa: E731
+    size = lambda key: _shape(shapes, prefix + key)
     layers, up_layers = (_count(shapes, f"{prefix}{name}.") for name in ("encoders", "up_encoders"))
     first = "encoders.0" if layers else "up_encoders.0"
     return UpsampleEncoderConfig(
@@ -168,7 +168,7 @@ def estimator_config(
     Raises:
       InputError: a missing key, or a number of heads that does not divide the attention's width.
     """
-    size = lambda key: _shape(shapes, prefix + key)  # noqa: E731
+    size = lambda key: _shape(shapes, prefix + key)
     blocks = _count(shapes, f"{prefix}down_blocks.0.1.")
     block = "down_blocks.0.1.0"
     inner = size(f"{block}.attn1.to_q.weight")[0] if blocks else num_heads

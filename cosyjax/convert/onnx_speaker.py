@@ -222,9 +222,7 @@ class _Writer:
     def _context(self, x: str, path: str) -> str:
         """Mean over time plus the mean of each frame's segment: [B, D, T] -> [B, D, T]."""
         length, integers = self.config.segment_frames, np.int64
-        constant = lambda value, name: self.graph.constant(
-            value, f"{path}/{name}", integers
-        )  # noqa: E731
+        constant = lambda value, name: self.graph.constant(value, f"{path}/{name}", integers)
         mean = self.node("ReduceMean", [x], f"{path}/ReduceMean", axes=[-1], keepdims=1)
         pooled = self.node(
             "AveragePool",

@@ -94,7 +94,7 @@ def _entry(voice: Voice, tokenizer: TextTokenizer) -> dict[str, Any]:
     ids = voice.prompt_text_tokens
     text = np.asarray(tokenizer.encode(voice.prompt_text) if ids is None else ids, np.int32)
     tokens = tensor(voice.speech_tokens.astype(np.int32)[None])
-    length = lambda values: tensor(np.array([len(values)], np.int32))  # noqa: E731
+    length = lambda values: tensor(np.array([len(values)], np.int32))
     return {
         "prompt_text": tensor(text[None]),
         "prompt_text_len": length(text),

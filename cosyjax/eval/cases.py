@@ -12,7 +12,7 @@ import numpy as np
 
 from cosyjax import shapes
 from cosyjax.eval.random_bundle import random_params
-from cosyjax.infer import speak
+from cosyjax.infer import chunks, frames, speak
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.infer.compute import ComputePlan
 from cosyjax.infer.decode import SamplingConfig, generate
@@ -69,7 +69,7 @@ def _speaker(config: BundleConfig, plan: ComputePlan) -> Work:
 def _lm(config: BundleConfig, plan: ComputePlan, num_tokens: int) -> Work:
     stage = _stages(config, plan, ("text_speech_lm",)).lm
     num_text = PREFILL_POSITIONS - 2
-    one = lambda n: jnp.array([n], jnp.int32)  # noqa: E731
+    one = lambda n: jnp.array([n], jnp.int32)
     return lambda: generate(
         *stage,
         text_tokens=jnp.arange(num_text, dtype=jnp.int32)[None],
@@ -97,13 +97,15 @@ def _flow(config: BundleConfig, plan: ComputePlan, prompt_s: int) -> Work:
     stages = _stages(config, plan, ("flow",))
     conditions = _conditions(config, prompt_s)
     tokens = np.arange(shapes.TOKEN_RATE_HZ * SPEECH_SECONDS, dtype=np.int32)
-    return lambda: speak.tokens_to_frames(stages, tokens, conditions, jax.random.key(0), None)
+    call, key = frames.whole(len(tokens)), jax.random.key(0)
+    return lambda: frames.flow_frames(stages, conditions, tokens, call, key=key)
 
 
 def _vocoder(config: BundleConfig, plan: ComputePlan) -> Work:
     stage = _stages(config, plan, ("vocoder",)).vocoder
     num_frames = 50 * SPEECH_SECONDS
-    mel = np.random.default_rng(0).standard_normal((1, num_frames, shapes.NUM_MELS), np.float32)
+    shape = (1, num_frames, shapes.NUM_MELS)
+    mel = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
     lengths, key = jnp.array([num_frames], jnp.int32), jax.random.key(0)
     return lambda: mel_to_wav(stage.model, stage.params, mel, lengths, key)
 
@@ -121,7 +123,7 @@ def _end_to_end(config: BundleConfig, plan: ComputePlan) -> Work:
     def run() -> np.ndarray:
         made = speak.text_to_tokens(stages, text, conditions, key, SamplingConfig(), synthesis)
         tokens = np.resize(np.minimum(made, config.flow.vocab_size - 1), 75)
-        return speak.tokens_to_wav(stages, tokens, conditions, key, None, config=synthesis)
+        return chunks.tokens_to_wav(stages, tokens, conditions, key, None, config=synthesis)
 
     return run
 

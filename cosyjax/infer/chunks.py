@@ -1,4 +1,4 @@
-"""Audio in chunks while the LM still decodes, under the official controller's schedule."""
+"""Speech tokens to audio: in one piece, or in chunks while the LM still decodes them."""
 
 from __future__ import annotations
 
@@ -77,11 +77,48 @@ def tokens_to_chunks(
     config: SynthesisConfig,
 ) -> Iterator[np.ndarray]:
     """Yields waveforms [N] for speech tokens that come in pieces."""
-    schedule = official_stream.OfficialStreamConfig(
-        num_steps=config.num_steps, guidance_scale=config.guidance_scale
-    )
+    schedule = _schedule(config)
     chunks = official_stream.stream(
         stages, conditions, pieces, noise=noise, key=key, config=schedule
     )
     for chunk in chunks:
         yield chunk.wav
+
+
+def tokens_to_wav(
+    stages: Stages,
+    tokens: np.ndarray,
+    conditions: Conditions,
+    key: jax.Array,
+    noise: Any,
+    *,
+    speed: float = 1.0,
+    config: SynthesisConfig = SynthesisConfig(),
+) -> np.ndarray:
+    """Speaks tokens in one chunk: flow under the full mask, then the vocoder.
+
+    Args:
+      stages: the models.
+      tokens: [T] int32 speech tokens; none give no audio.
+      conditions: the voice.
+      key: decides the vocoder's noise, and the flow's where `noise` is None.
+      noise: [frames, 80] fixed noise of the bundle, or None.
+      speed: above 1 is faster; the mel is stretched, the pitch stays.
+      config: solver steps and guidance.
+
+    Returns:
+      [N] float32 at 24 kHz.
+    """
+    if len(tokens) == 0:
+        return np.zeros(0, np.float32)
+    inputs: dict[str, Any] = {"noise": noise, "key": key, "speed": speed}
+    whole = official_stream.speak_whole(
+        stages, conditions, tokens, config=_schedule(config), **inputs
+    )
+    return whole.wav
+
+
+def _schedule(config: SynthesisConfig) -> official_stream.OfficialStreamConfig:
+    return official_stream.OfficialStreamConfig(
+        num_steps=config.num_steps, guidance_scale=config.guidance_scale
+    )

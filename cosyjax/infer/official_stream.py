@@ -24,12 +24,11 @@ from flax import struct
 from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.infer import buckets
-from cosyjax.infer.acoustic import tokens_to_mel
+from cosyjax.infer.frames import FlowCall, flow_frames
 from cosyjax.infer.seam import cross_fade, speak_frames
-from cosyjax.infer.speak import NOISE_STREAM, VOCODER_STREAM, Conditions
+from cosyjax.infer.speak import VOCODER_STREAM, Conditions
 from cosyjax.infer.stages import Stages
 from cosyjax.models.hift import HiFT
-from cosyjax.ops import noise as noise_ops
 from cosyjax.ops.stretch import stretch
 
 
@@ -65,15 +64,6 @@ class OfficialStream(struct.PyTreeNode):
     mel: np.ndarray  # [overlap, M] float32, the last frames
     excitation: np.ndarray  # [n] float32, the source of those frames
     wav: np.ndarray  # [n] float32, their samples, held back
-
-
-class FlowCall(NamedTuple):
-    """What the flow is asked for."""
-
-    num_tokens: int  # of the request, from its first one
-    num_spoken: int  # of these, that earlier chunks spoke
-    streaming: bool  # attention under the chunk mask
-    finalize: bool  # no more will follow: nothing is held back as look-ahead
 
 
 class Chunk(NamedTuple):
@@ -152,7 +142,16 @@ def step(
     whole = call.finalize and call.num_spoken == 0
     if speed != 1.0 and not whole:
         raise InputError(f"speed={speed} cannot be had in chunks; use 1, or speak in one piece")
-    frames = flow_frames(stages, conditions, tokens, call, noise=noise, key=key, config=config)
+    frames = flow_frames(
+        stages,
+        conditions,
+        tokens,
+        call,
+        noise=noise,
+        key=key,
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+    )
     mel = frames[shapes.FRAMES_PER_TOKEN * call.num_spoken :]
     if speed != 1.0:
         mel = np.asarray(stretch(jnp.asarray(mel), max(1, int(len(mel) / speed))))
@@ -220,52 +219,6 @@ def speak_whole(
     state = init_state(stages.vocoder.model, config)
     inputs: dict[str, Any] = {"noise": noise, "key": key, "speed": speed, "config": config}
     return step(stages, conditions, state, tokens, call, **inputs)[0]
-
-
-def flow_frames(
-    stages: Stages,
-    conditions: Conditions,
-    tokens: np.ndarray,
-    call: FlowCall,
-    *,
-    noise: Any = None,
-    key: jax.Array | None = None,
-    config: OfficialStreamConfig = OfficialStreamConfig(),
-) -> np.ndarray:
-    """Runs the flow over the prompt and the first `call.num_tokens` tokens.
-
-    Returns:
-      [F, 80] mel of the tokens spoken. The prompt is cut off by the length of its mel, as in the
-      official code, which need not be twice that of its tokens.
-    """
-    given = np.concatenate([conditions.flow_tokens, tokens[: call.num_tokens]])
-    size = buckets.bucket(len(given), buckets.SPEECH_TOKENS, "speech tokens with the prompt")
-    num_frames = shapes.FRAMES_PER_TOKEN * size
-    prompt_mel = buckets.pad_to(conditions.flow_mel, num_frames)
-    mel = tokens_to_mel(
-        *stages.flow,
-        speech_tokens=buckets.pad_to(given, size)[None],
-        num_tokens=jnp.array([len(given)], jnp.int32),
-        prompt_mel=prompt_mel[None],
-        speaker_embedding=np.asarray(conditions.speaker_embedding).reshape(1, -1),
-        noise=_flow_noise(noise, key, num_frames, conditions.flow_mel.shape[1]),
-        num_steps=config.num_steps,
-        guidance_scale=config.guidance_scale,
-        streaming=call.streaming,
-        finalize=call.finalize,
-    )
-    held = 0 if call.finalize else stages.flow.model.config.encoder.lookahead
-    stop = shapes.FRAMES_PER_TOKEN * (len(given) - held)
-    return np.asarray(mel)[0, len(conditions.flow_mel) : stop]
-
-
-def _flow_noise(noise: Any, key: jax.Array | None, num_frames: int, num_mels: int) -> Any:
-    if noise is not None:
-        return buckets.pad_to(noise[:num_frames], num_frames)
-    if key is None:
-        raise InputError("the flow starts from noise: give `noise` or `key`")
-    frames = jnp.arange(num_frames)
-    return noise_ops.frame_noise(jax.random.fold_in(key, NOISE_STREAM), frames, num_mels)
 
 
 def _vocode(

@@ -1,7 +1,4 @@
-"""One piece of text to a waveform: text-speech LM, flow matching, vocoder.
-
-Whole-utterance synthesis. What each official mode hands to which stage is in `make_conditions`.
-"""
+"""One piece of text to speech tokens, and what each official mode hands to which stage."""
 
 from __future__ import annotations
 
@@ -15,13 +12,9 @@ import numpy as np
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
 from cosyjax.infer import buckets
-from cosyjax.infer.acoustic import tokens_to_mel
 from cosyjax.infer.decode import Generated, SamplingConfig, generate
 from cosyjax.infer.stages import Stages
-from cosyjax.infer.vocode import mel_to_wav
 from cosyjax.infer.voice import Voice
-from cosyjax.ops import noise as noise_ops
-from cosyjax.ops.stretch import stretch
 
 MODES = ("zero_shot", "cross_lingual", "instruct", "sft")
 LM_STREAM, VOCODER_STREAM, NOISE_STREAM, RETRY_STREAM = range(4)
@@ -172,74 +165,3 @@ def token_limits(num_text: int, config: SynthesisConfig) -> tuple[int, int]:
     most = int(config.max_tokens_per_text_token * num_text)
     fewest = int(config.min_tokens_per_text_token * num_text)
     return fewest, min(most, buckets.MAX_TOKENS[-1])
-
-
-def tokens_to_wav(
-    stages: Stages,
-    tokens: np.ndarray,
-    conditions: Conditions,
-    key: jax.Array,
-    noise: Any,
-    *,
-    speed: float = 1.0,
-    config: SynthesisConfig = SynthesisConfig(),
-) -> np.ndarray:
-    """Speaks tokens: flow under the full mask, then the vocoder.
-
-    Args:
-      stages: the models.
-      tokens: [T] speech tokens.
-      conditions: the voice.
-      key: decides the vocoder's noise, and the flow's where `noise` is None.
-      noise: [frames, 80] fixed noise of the bundle, or None.
-      speed: above 1 is faster; the mel is stretched, the pitch stays.
-      config: solver steps and guidance.
-
-    Returns:
-      [N] float32 at 24 kHz.
-    """
-    if len(tokens) == 0:
-        return np.zeros(0, np.float32)
-    mel = tokens_to_frames(stages, tokens, conditions, key, noise, config)
-    if speed != 1.0:
-        mel = np.asarray(stretch(jnp.asarray(mel), max(1, int(len(mel) / speed))))
-    num_frames = len(mel)
-    size = buckets.bucket(num_frames, buckets.MEL_FRAMES, "mel frames")
-    wav = mel_to_wav(
-        *stages.vocoder,
-        buckets.pad_to(mel, size)[None],
-        jnp.array([num_frames], jnp.int32),
-        jax.random.fold_in(key, VOCODER_STREAM),
-    )
-    return np.asarray(wav)[0, : num_frames * shapes.SAMPLES_PER_FRAME]
-
-
-def tokens_to_frames(
-    stages: Stages,
-    tokens: np.ndarray,
-    conditions: Conditions,
-    key: jax.Array,
-    noise: Any,
-    config: SynthesisConfig = SynthesisConfig(),
-) -> np.ndarray:
-    """[T] speech tokens -> [2T, 80] mel frames, the prompt's frames cut off."""
-    num_prompt, total = len(conditions.flow_tokens), len(conditions.flow_tokens) + len(tokens)
-    size = buckets.bucket(total, buckets.SPEECH_TOKENS, "speech tokens with the prompt")
-    num_frames = shapes.FRAMES_PER_TOKEN * size
-    if noise is None:
-        frames = jnp.arange(num_frames)
-        noise = noise_ops.frame_noise(jax.random.fold_in(key, NOISE_STREAM), frames)
-    mel = tokens_to_mel(
-        *stages.flow,
-        speech_tokens=buckets.pad_to(np.concatenate([conditions.flow_tokens, tokens]), size)[None],
-        num_tokens=jnp.array([total], jnp.int32),
-        prompt_mel=buckets.pad_to(conditions.flow_mel, num_frames)[None],
-        speaker_embedding=conditions.speaker_embedding[None],
-        noise=noise[:num_frames],
-        num_steps=config.num_steps,
-        guidance_scale=config.guidance_scale,
-        streaming=False,
-        finalize=True,
-    )
-    start, stop = shapes.FRAMES_PER_TOKEN * num_prompt, shapes.FRAMES_PER_TOKEN * total
-    return np.asarray(mel)[0, start:stop]

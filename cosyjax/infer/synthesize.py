@@ -193,7 +193,7 @@ class Synthesizer:
             tokens = speak.text_to_tokens(
                 self.stages, text_tokens, conditions, key, sampling, config
             )
-            yield tokens, speak.tokens_to_wav(
+            yield tokens, chunks.tokens_to_wav(
                 self.stages, tokens, conditions, key, self.bundle.noise, speed=speed, config=config
             )
 
@@ -264,7 +264,7 @@ class Synthesizer:
         """Speaks a recording (at most 30 s) again in another voice; the LM is not used."""
         tokens, conditions, key = self._conversion(path, voice, seed)
         noise = self.bundle.noise
-        out = speak.tokens_to_wav(
+        out = chunks.tokens_to_wav(
             self.stages, tokens, conditions, key, noise, speed=speed, config=self.config
         )
         return Speech(out, self.sample_rate_hz, (), (tokens,))

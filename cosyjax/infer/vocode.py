@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cosyjax import shapes
+from cosyjax.infer.seam import speak_frames
 from cosyjax.models.hift import HiFT
-from cosyjax.ops import source
 
 
-@functools.partial(jax.jit, static_argnames="model")
 def mel_to_wav(
     model: HiFT, params: Any, mel: jax.Array, num_frames: jax.Array, key: jax.Array
 ) -> jax.Array:
@@ -29,12 +28,7 @@ def mel_to_wav(
       [B, 480 * F] float32 at 24 kHz, zero beyond each row's end.
     """
     shapes.check(mel, f"B F {model.config.num_mels}", "mel")
-    config = model.config
-    noise = source.frame_noise(
-        key,
-        mel.shape[1],
-        samples_per_frame=config.samples_per_frame,
-        channels=config.num_harmonics + 1,
-    )
-    wav: jax.Array = model.apply({"params": params}, mel, num_frames, noise)  # type: ignore
+    batch = mel.shape[0]
+    nothing_before = (jnp.zeros((batch, 0), jnp.float32), jnp.zeros((batch,), bool))
+    wav, _ = speak_frames(model, params, mel, num_frames, nothing_before, key=key, first_frame=0)
     return wav

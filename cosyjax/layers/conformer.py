@@ -57,7 +57,7 @@ class RelativeAttention(nn.Module):
     compute: str = "float32"
 
     def setup(self) -> None:
-        dense = lambda axes, bias=True: Dense(  # noqa: E731
+        dense = lambda axes, bias=True: Dense(
             self.embed_dim, axes=axes, use_bias=bias, compute=self.compute
         )
         self.query, self.key, self.value = (dense(("embed", "heads")) for _ in range(3))
@@ -88,7 +88,7 @@ class RelativeAttention(nn.Module):
         """
         if mask is None:
             mask = default_mask(state, x, self.chunk)
-        heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, -1)  # noqa: E731
+        heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, -1)
         query = heads(self.query(x))
         keys, values, state = extend(state, heads(self.key(x)), heads(self.value(x)))
         table = distance_table(x.shape[1], keys.shape[1], self.embed_dim)

@@ -140,9 +140,7 @@ class ChunkTransformer(nn.Module):
 
     def setup(self) -> None:
         inner = self.num_heads * self.head_dim
-        dense = lambda size, axes, bias: Dense(  # noqa: E731
-            size, axes=axes, use_bias=bias, compute=self.compute
-        )
+        dense = lambda size, axes, bias: Dense(size, axes=axes, use_bias=bias, compute=self.compute)
         self.attention_norm, self.mlp_norm = LayerNorm(1e-5), LayerNorm(1e-5)
         self.query, self.key, self.value = (
             dense(inner, ("embed", "heads"), False) for _ in range(3)
@@ -170,7 +168,7 @@ class ChunkTransformer(nn.Module):
         """
         if mask is None:
             mask = default_mask(state, x, self.chunk)
-        heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)  # noqa: E731
+        heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
         normed = self.attention_norm(x)
         query = heads(self.query(normed))
         keys, values, state = extend(state, heads(self.key(normed)), heads(self.value(normed)))

@@ -50,10 +50,10 @@ class FSMNAttention(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """x: [B, T, D], mask: [B, T] True = valid -> [B, T, D]."""
         c = self.config
-        dense = lambda name, bias: Dense(  # noqa: E731
+        dense = lambda name, bias: Dense(
             c.embed_dim, ("embed", "heads"), bias, c.compute, name=name
         )
-        heads = lambda y: y.reshape(*y.shape[:2], c.num_heads, -1)  # noqa: E731
+        heads = lambda y: y.reshape(*y.shape[:2], c.num_heads, -1)
         positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
         query = rope.rotate(heads(dense("query", True)(x)), positions, c.rope_theta)
         key = rope.rotate(heads(dense("key", False)(x)), positions, c.rope_theta)

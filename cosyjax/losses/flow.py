@@ -77,7 +77,7 @@ def max_prompt_frames(num_frames: jax.Array) -> jax.Array:
 
 
 def _row_noise(key: jax.Array, batch: int, num_frames: int, num_mels: int) -> jax.Array:
-    one = lambda row, frame: jax.random.normal(  # noqa: E731
+    one = lambda row, frame: jax.random.normal(
         jax.random.fold_in(jax.random.fold_in(key, row), frame), (num_mels,)
     )
     rows, frames = jnp.arange(batch), jnp.arange(num_frames)
@@ -121,9 +121,7 @@ def flow_terms(model: FlowMatching, params: dict, batch: FlowBatch, draws: FlowD
     )
     speaker: Any = model.apply(variables, batch.speaker_embedding, method="speaker")
     given = Conditions(mu, speaker, jnp.where(prompt[..., None], x1, 0.0))
-    keep = lambda y: jnp.where(  # noqa: E731
-        draws.keep_conditions.reshape(-1, *(1,) * (y.ndim - 1)), y, 0.0
-    )
+    keep = lambda y: jnp.where(draws.keep_conditions.reshape(-1, *(1,) * (y.ndim - 1)), y, 0.0)
     given = Conditions(*map(keep, given))
     velocity: Any = model.apply(
         variables, x, draws.t, given, num_frames, draws.mask_kind, method="velocity"

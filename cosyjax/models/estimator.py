@@ -187,7 +187,7 @@ class Estimator(nn.Module):
         Returns:
           velocity [B, C, M], and the state.
         """
-        old = lambda name: None if state is None else getattr(state, name)  # noqa: E731
+        old = lambda name: None if state is None else getattr(state, name)
         speaker = jnp.broadcast_to(conditions.speaker[:, None], x.shape)
         inputs = [x, conditions.mu, speaker, conditions.prompt_mel]
         after: list[Any] = []

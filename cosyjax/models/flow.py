@@ -317,8 +317,8 @@ class FlowMatching(nn.Module):
 
 def init_params(config: FlowConfig, key: jax.Array) -> Any:
     """Returns freshly drawn parameters, unboxed: {"encoder": ..., "estimator": ..., ...}."""
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
-    counts = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.int32)  # noqa: E731
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    counts = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.int32)
     mel = shape(1, 2 * FRAMES_PER_TOKEN, config.estimator.num_mels)
     inputs = (counts(1, 2), counts(1), shape(1, config.speaker_dim), mel, shape(1))
     # Only the parameters are computed: one program for all 1100 draws takes minutes to compile.

@@ -39,7 +39,7 @@ def carry(
       [B, C, M], and the states.
     """
     given, mask = seen
-    twice = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
+    twice = lambda a, b: jnp.concatenate([a, b])
     conditions = Conditions(*map(twice, given, given.unconditional()))
     mask = twice(mask, mask) if mask.shape[0] > 1 else mask
     shifts = estimator.apply(variables, jnp.asarray(steps.t), method="shifts")
@@ -66,5 +66,5 @@ def sanitize_inputs(
     x: jax.Array, given: Conditions, valid: jax.Array
 ) -> tuple[jax.Array, Conditions]:
     """Zeros where `valid` [B, F] is False, so that the padding may hold anything."""
-    clean = lambda y: jnp.where(valid[..., None], y, 0.0)  # noqa: E731
+    clean = lambda y: jnp.where(valid[..., None], y, 0.0)
     return clean(x), Conditions(clean(given.mu), given.speaker, clean(given.prompt_mel))

@@ -76,7 +76,7 @@ class _Head(nn.Module):
         self, features: jax.Array, mask: jax.Array, statistics: Statistics | None
     ) -> jax.Array:
         config, mask = self.config, mask[:, None]  # [B, 1, T, 1]
-        conv = lambda name, stride: NormedConv(  # noqa: E731
+        conv = lambda name, stride: NormedConv(
             config.head_dim, (3, 3), (stride, 1), config.folded, name=name
         )
         x = features.swapaxes(1, 2)[..., None]  # [B, M, T, 1]

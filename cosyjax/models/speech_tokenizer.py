@@ -91,7 +91,7 @@ class SpeechTokenizer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        conv = lambda: Conv(  # noqa: E731
+        conv = lambda: Conv(
             c.embed_dim, 3, 2, padding=(1, 1), axes=(None, None, "embed"), compute=c.compute
         )
         self.conv1, self.conv2 = conv(), conv()

@@ -73,7 +73,7 @@ class UpsampleEncoder(nn.Module):
     def setup(self) -> None:
         c, compute = self.config, self.compute
         sizes = (c.embed_dim, c.num_heads, c.mlp_dim)
-        blocks = lambda n: [ConformerBlock(*sizes, compute=compute) for _ in range(n)]  # noqa: E731
+        blocks = lambda n: [ConformerBlock(*sizes, compute=compute) for _ in range(n)]
         self.embed = InputEmbed(c.embed_dim, compute)
         self.lookahead = LookaheadConv(c.embed_dim, c.lookahead, c.lookahead_width, compute)
         self.layers = blocks(c.num_layers)
@@ -156,7 +156,7 @@ class UpsampleEncoder(nn.Module):
     def _run(
         self, h: jax.Array, beyond: jax.Array, state: EncoderState | None, attention: Masks
     ) -> tuple[jax.Array, EncoderState | None]:
-        old = lambda name: None if state is None else getattr(state, name)  # noqa: E731
+        old = lambda name: None if state is None else getattr(state, name)
         num_new = h.shape[1]
         h, lookahead = self.lookahead.step(h, old("lookahead"), beyond)
         h, layers = _stack(self.layers, h, old("layers"), attention.tokens)

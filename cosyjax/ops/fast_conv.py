@@ -135,7 +135,7 @@ def wide(x: jax.Array, kernel: jax.Array, product: Product, *, dilation: int = 1
 
     def whole(x: jax.Array, num_out: int) -> jax.Array:
         shares = product("btd,de->bte", x, flat)
-        cut = lambda k: shares[:, k * dilation :][:, :num_out]  # noqa: E731
+        cut = lambda k: shares[:, k * dilation :][:, :num_out]
         return sum(
             (cut(k)[..., k * features : (k + 1) * features] for k in range(1, width)),
             cut(0)[..., :features],

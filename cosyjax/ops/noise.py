@@ -40,9 +40,7 @@ def official_noise() -> np.ndarray:
 
 def frame_noise(key: jax.Array, frames: jax.Array, num_mels: int = NUM_MELS) -> jax.Array:
     """Normal noise of the frames with the given absolute numbers: int [..., F] -> [..., F, M]."""
-    one = lambda frame: jax.random.normal(  # noqa: E731
-        jax.random.fold_in(key, frame), (num_mels,), jnp.float32
-    )
+    one = lambda frame: jax.random.normal(jax.random.fold_in(key, frame), (num_mels,), jnp.float32)
     flat = jax.vmap(one)(jnp.ravel(frames).astype(jnp.uint32))
     return flat.reshape(*jnp.shape(frames), num_mels)
 

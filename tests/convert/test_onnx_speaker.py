@@ -59,7 +59,7 @@ def test_the_official_pattern_of_names_is_kept(golden, tmp_path):
     config = names_speaker.config_from_shapes({k: v.shape for k, v in tensors.items()})
     onnx_speaker.write_campplus(tmp_path / "again.onnx", tensors, config)
     again = read_graph(tmp_path / "again.onnx")
-    weighted = lambda graph: {  # noqa: E731
+    weighted = lambda graph: {
         (node.name, node.op, tuple(v.shape for v in graph.weights_of(node).values()))
         for node in graph.nodes
         if node.op in onnx_speaker.SUFFIXES

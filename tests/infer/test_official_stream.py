@@ -10,7 +10,8 @@ import pytest
 from cosyjax import config as configs
 from cosyjax.errors import InputError
 from cosyjax.infer import official_stream
-from cosyjax.infer.official_stream import FlowCall, OfficialStreamConfig
+from cosyjax.infer.frames import FlowCall, flow_frames
+from cosyjax.infer.official_stream import OfficialStreamConfig
 from cosyjax.infer.speak import NO_TOKENS, Conditions
 from cosyjax.infer.stages import Stage, Stages
 from cosyjax.models import flow, hift
@@ -163,7 +164,7 @@ def test_interleaved_requests_speak_as_if_alone(stages):
 def test_frames_already_spoken_come_out_again_alike(stages):
     calls = FlowCall(10, 0, True, False), FlowCall(20, 7, True, False)
     short, long = (
-        official_stream.flow_frames(stages, voice(0), TOKENS, call, noise=NOISE, config=SCHEDULE)
+        flow_frames(stages, voice(0), TOKENS, call, noise=NOISE, num_steps=SCHEDULE.num_steps)
         for call in calls
     )
     assert len(short) == 2 * (10 - LOOKAHEAD)
@@ -173,8 +174,7 @@ def test_frames_already_spoken_come_out_again_alike(stages):
 def test_the_prompt_is_cut_by_the_length_of_its_mel(stages):
     call = FlowCall(10, 0, False, True)
     longer = dataclasses.replace(voice(0), flow_mel=np.ones((9, MELS), np.float32))
-    inputs = {"noise": NOISE, "config": SCHEDULE}
-    frames = official_stream.flow_frames(stages, longer, TOKENS, call, **inputs)
+    frames = flow_frames(stages, longer, TOKENS, call, noise=NOISE, num_steps=SCHEDULE.num_steps)
     assert len(frames) == 2 * (3 + 10) - 9
 
 
@@ -219,8 +219,8 @@ def test_the_key_decides_the_sound(stages):
 def test_the_key_decides_the_frames_of_the_flow(stages):
     call = FlowCall(10, 0, False, True)
     one, other = (
-        official_stream.flow_frames(
-            stages, voice(0), TOKENS, call, key=jax.random.key(seed), config=SCHEDULE
+        flow_frames(
+            stages, voice(0), TOKENS, call, key=jax.random.key(seed), num_steps=SCHEDULE.num_steps
         )
         for seed in (0, 1)
     )

@@ -14,7 +14,7 @@ def parameters(module, x=X):
     """Draws every parameter, so that no bias is zero and no alpha is one."""
     tree = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(1), x))["params"]
     stream = np.random.default_rng(2)
-    draw = lambda leaf: 0.2 + 0.2 * stream.standard_normal(leaf.shape)  # noqa: E731
+    draw = lambda leaf: 0.2 + 0.2 * stream.standard_normal(leaf.shape)
     return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf), jnp.float32), tree)
 
 

@@ -54,7 +54,7 @@ def test_the_median_of_an_even_number_is_the_lower_of_the_middle():
 
 
 def test_equal_gaps_cost_nothing_and_have_a_finite_gradient():
-    loss = lambda x: gan.relativistic_loss([x], [x - 0.5], 0.04)  # noqa: E731
+    loss = lambda x: gan.relativistic_loss([x], [x - 0.5], 0.04)
     x = jnp.zeros((1, 4))
     assert loss(x) == 0.0
     assert np.all(np.isfinite(jax.grad(loss)(x)))
@@ -95,9 +95,7 @@ def test_masked_pitch_does_not_count_even_when_it_is_not_a_number():
 
 
 def test_the_discriminator_turn_sends_no_gradient_to_the_generator():
-    loss = lambda fake: gan.discriminator_turn(judge, WAV, fake, gan.GanLossConfig())[
-        0
-    ]  # noqa: E731
+    loss = lambda fake: gan.discriminator_turn(judge, WAV, fake, gan.GanLossConfig())[0]
     assert np.all(np.asarray(jax.jit(jax.grad(loss))(OTHER)) == 0)
 
 
@@ -118,7 +116,7 @@ def test_the_generator_turn_adds_its_terms_with_their_weights():
 
 def test_the_turns_hold_the_scores_against_each_other_in_opposite_order():
     config = gan.GanLossConfig(relative_limit=100.0)
-    quiet = lambda wav: judge(wav, gain=0.05)  # noqa: E731
+    quiet = lambda wav: judge(wav, gain=0.05)
     real, fake = ([j.score for j in quiet(wav)] for wav in (WAV, OTHER))
     _, of_critics = gan.discriminator_turn(quiet, WAV, OTHER, config)
     _, of_generator = gan.generator_turn(quiet, (WAV, F0), (OTHER, F0), config)

@@ -37,9 +37,7 @@ def count(tree):
 
 
 def test_full_size_has_the_published_number_of_parameters():
-    make = lambda: discriminators.init_params(
-        DiscriminatorsConfig(), jax.random.key(0)
-    )  # noqa: E731
+    make = lambda: discriminators.init_params(DiscriminatorsConfig(), jax.random.key(0))
     params = jax.eval_shape(make)
     by_period = {k: v for k, v in params.items() if k.startswith("periods")}
     assert count(by_period) == 41_105_770
@@ -85,7 +83,7 @@ def test_magnitudes_of_a_sine_peak_at_its_bin():
 
 
 def test_silence_has_a_finite_gradient():
-    loss = lambda wav: sum(jnp.sum(judgement.score) for judgement in JUDGE(wav))  # noqa: E731
+    loss = lambda wav: sum(jnp.sum(judgement.score) for judgement in JUDGE(wav))
     assert np.all(np.isfinite(jax.jit(jax.grad(loss))(jnp.zeros((2, 301)))))
 
 

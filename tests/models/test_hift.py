@@ -79,9 +79,7 @@ def test_the_drawn_wav_is_alive_and_not_clipped(speak, mel, noise):
 
 
 def test_padding_changes_no_sample(speak, mel, noise):
-    run = lambda mel, lengths: speak(mel, lengths, noise[:, : mel.shape[1] * SAMPLES])[
-        0
-    ]  # noqa: E731
+    run = lambda mel, lengths: speak(mel, lengths, noise[:, : mel.shape[1] * SAMPLES])[0]
     assert_padding_inert(run, mel, [3, FRAMES], ratio=SAMPLES)
 
 
@@ -112,7 +110,7 @@ def test_folding_keeps_the_wav(speak, params, mel, noise):
 
 def test_source_passes_no_gradient_to_f0(params):
     f0 = jnp.array([[120.0, 200.0]])
-    run = lambda f0: HiFT(SMALL).apply({"params": params}, f0, method="source")  # noqa: E731
+    run = lambda f0: HiFT(SMALL).apply({"params": params}, f0, method="source")
     assert np.all(np.asarray(jax.grad(lambda f0: jnp.sum(run(f0)))(f0)) == 0)
 
 

@@ -128,7 +128,7 @@ def test_statistics_of_the_batch_ignore_padding(train):
 
 
 def test_gradients_are_finite_even_where_a_channel_never_fires(params):
-    loss = lambda p: jnp.sum(SpeakerEncoder(TINY).apply({"params": p}, _features()))  # noqa: E731
+    loss = lambda p: jnp.sum(SpeakerEncoder(TINY).apply({"params": p}, _features()))
     dead = jax.tree.map(jnp.asarray, params) | {
         "out_norm": params["out_norm"] | {"bias": jnp.full(6, -1e3)}
     }

@@ -46,8 +46,8 @@ def test_tiles_convolve_as_the_direct_convolution_does(width, dilation):
 
 def test_gradients_through_tiles_equal_the_direct_ones():
     x, kernel = arrays(7)
-    loss = lambda conv: lambda x, k: jnp.sum(jnp.sin(conv(x, k, 3)))  # noqa: E731
-    gradients = lambda conv: jax.jit(jax.grad(loss(conv), (0, 1)))(x, kernel)  # noqa: E731
+    loss = lambda conv: lambda x, k: jnp.sum(jnp.sin(conv(x, k, 3)))
+    gradients = lambda conv: jax.jit(jax.grad(loss(conv), (0, 1)))(x, kernel)
     for a, b in zip(gradients(tiled), gradients(direct), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 

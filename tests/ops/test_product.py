@@ -65,7 +65,7 @@ def test_conv1d_transpose_of_an_impulse_is_the_kernel():
 
 def test_gradient_of_the_transposed_convolution_is_the_convolution():
     x, kernel, y = normal(1, 5, 4), normal(6, 4, 3), normal(1, 18, 3)
-    run = lambda x: jnp.sum(y * product.conv1d_transpose(x, kernel, stride=3))  # noqa: E731
+    run = lambda x: jnp.sum(y * product.conv1d_transpose(x, kernel, stride=3))
     got = jax.jit(jax.grad(run))(x)
     wanted = product.conv1d(y, kernel.transpose(0, 2, 1), stride=3)
     np.testing.assert_allclose(got, wanted, atol=1e-4)

@@ -92,13 +92,9 @@ def save_torch(path: Path, tensors: Tensors, **more: object) -> None:
 def speakers(seed: int, text_ids: list[int]) -> dict[str, dict[str, torch.Tensor]]:
     """`spk2info.pt`: a speaker of the sft kind and one with a prompt of 3 s."""
     stream = np.random.RandomState(seed)
-    normal = lambda *shape: torch.from_numpy(  # noqa: E731
-        stream.standard_normal(shape).astype(np.float32)
-    )
-    ids = lambda n, top: torch.from_numpy(  # noqa: E731
-        stream.randint(0, top, (1, n)).astype(np.int32)
-    )
-    length = lambda n: torch.tensor([n], dtype=torch.int32)  # noqa: E731
+    normal = lambda *shape: torch.from_numpy(stream.standard_normal(shape).astype(np.float32))
+    ids = lambda n, top: torch.from_numpy(stream.randint(0, top, (1, n)).astype(np.int32))
+    length = lambda n: torch.tensor([n], dtype=torch.int32)
     text = torch.tensor([text_ids], dtype=torch.int32)
     tokens, embedding = ids(75, shapes.CODEBOOK_SIZE), normal(1, shapes.SPEAKER_DIM)
     prompted = {

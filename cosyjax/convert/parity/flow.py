@@ -74,7 +74,7 @@ def load_flow(fixture: Fixture, weights: Arrays, **settings: Any) -> tuple[FlowM
     sigma = float(c.get("cfm", {}).get("sigma_min", config.sigma_min))
     values = {**vars(config), "guidance_scale": guidance, "sigma_min": sigma, **settings}
     config = FlowConfig(**values)
-    init = lambda: init_params(config, jax.random.key(0))  # noqa: E731
+    init = lambda: init_params(config, jax.random.key(0))
     params = _import(names_flow.rules(config), weights, init, fixture.name)
     return FlowMatching(config), params
 
@@ -254,7 +254,7 @@ def _speak(
     given = inputs["prompt_token"] if prompt else tokens[:, :0]
     both = np.concatenate([given, tokens], axis=1)
     num_frames = FRAMES_PER_TOKEN * (both.shape[1] + PADDING)
-    start = FRAMES_PER_TOKEN * given.shape[1]
+    start = inputs["prompt_feat"].shape[1] if prompt else 0  # not by the prompt's tokens
     prompt_mel = np.zeros((1, num_frames, num_mels), np.float32)
     if prompt:
         prompt_mel[:, : inputs["prompt_feat"].shape[1]] = inputs["prompt_feat"]

@@ -59,7 +59,7 @@ def _directions(weights: Mapping[str, np.ndarray], stem: str) -> list[np.ndarray
     """The official kernels [out, in, height, width] under `stem`, in order of depth."""
     ends = (names_discriminator.OLD_STYLE[1], names_discriminator.PARAMETRIZED[1])
     keys = [key for key in weights if key.startswith(stem + ".") and key.endswith(ends)]
-    depth = lambda key: [int(part) for part in key.split(".") if part.isdigit()]  # noqa: E731
+    depth = lambda key: [int(part) for part in key.split(".") if part.isdigit()]
     return [weights[key] for key in sorted(keys, key=depth)]
 
 

@@ -76,6 +76,7 @@ def _ratios(fixture: Fixture) -> tuple[float, float]:
 def decode(
     fixture: Fixture, model: TextSpeechLM, params: Any, inputs: Tensors, outputs: Tensors
 ) -> Iterator[Check]:
+    """Checks tokens and log-probabilities of cached decoding, with and without a prompt."""
     num_text = inputs["text"].shape[1]
     least, most = (int(num_text * ratio) for ratio in _ratios(fixture))
     for name in sorted(n for n in outputs if n.endswith("_tokens")):

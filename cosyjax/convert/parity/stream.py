@@ -82,7 +82,7 @@ class _Request:
 
 def _stages(fixture: Fixture) -> Stages:
     sizes = fixture.config
-    part = lambda name: {  # noqa: E731
+    part = lambda name: {
         key.removeprefix(name + "."): value
         for key, value in fixture.weights.items()
         if key.startswith(name + ".")
