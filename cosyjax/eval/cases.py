@@ -71,7 +71,9 @@ def _lm(config: BundleConfig, plan: ComputePlan, num_tokens: int) -> Work:
     num_text = PREFILL_POSITIONS - 2
     one = lambda n: jnp.array([n], jnp.int32)
     return lambda: generate(
-        *stage,
+        stage.model,
+        stage.params,
+        prefill=stage.prefill,
         text_tokens=jnp.arange(num_text, dtype=jnp.int32)[None],
         num_text=one(num_text),
         prompt_speech=jnp.zeros((1, 0), jnp.int32),

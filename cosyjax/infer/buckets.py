@@ -9,11 +9,14 @@ import numpy as np
 from cosyjax.errors import InputError
 
 # The LM's tables are coarse: reading a padded prompt is cheap beside decoding, and each pair of
-# sizes is a program. The flow's have about 1.4 between neighbours: its work grows with the length.
+# sizes is a program. The flow's have about 1.26 between neighbours: its work grows with the length.
 TEXT_TOKENS = (32, 128, 512, 1024)
 PROMPT_TOKENS = (0, 128, 256, 768)
 MAX_TOKENS = (256, 1024, 4096)
-SPEECH_TOKENS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 7500)
+SPEECH_TOKENS = (
+    *(32, 40, 48, 64, 80, 104, 128, 160, 208, 256, 320, 416, 512, 640, 832, 1024),
+    *(1280, 1664, 2048, 2560, 3328, 4096, 5120, 7500),
+)
 MEL_FRAMES = tuple(2 * length for length in SPEECH_TOKENS)
 AUDIO_SECONDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 30)
 

@@ -34,7 +34,7 @@ def decode_pieces(
     fewest, most = speak.token_limits(len(text_tokens), config)
     state = decode.start(
         stages.lm.model,
-        stages.lm.params,
+        stages.lm.params if stages.lm.prefill is None else stages.lm.prefill,
         speak.lm_prompt(text, conditions.lm_speech_tokens),
         (jnp.array([fewest], jnp.int32), jnp.array([most], jnp.int32)),
         jax.random.fold_in(key, speak.LM_STREAM),

@@ -63,7 +63,8 @@ def flow_frames(
     num_frames = shapes.FRAMES_PER_TOKEN * size
     prompt_mel = buckets.pad_to(conditions.flow_mel, num_frames)
     mel = tokens_to_mel(
-        *stages.flow,
+        stages.flow.model,
+        stages.flow.params,
         speech_tokens=buckets.pad_to(given, size)[None],
         num_tokens=jnp.array([len(given)], jnp.int32),
         prompt_mel=prompt_mel[None],

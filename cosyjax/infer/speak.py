@@ -132,7 +132,9 @@ def _generate(
 ) -> Generated:
     text_tokens, num_text, prompt_speech, num_prompt_speech = lm_prompt(text, prompt)
     return generate(
-        *stages.lm,
+        stages.lm.model,
+        stages.lm.params,
+        prefill=stages.lm.prefill,
         text_tokens=text_tokens,
         num_text=num_text,
         prompt_speech=prompt_speech,

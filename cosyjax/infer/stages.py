@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cosyjax.infer.acoustic import prepare_params
+from cosyjax.infer.acoustic import prepare_for_synthesis
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.infer.compute import ComputePlan
-from cosyjax.infer.decode import prepare_for_decode
+from cosyjax.infer.decode import prefill_params, prepare_for_decode
 from cosyjax.models import hift, speaker_encoder
 from cosyjax.models.flow import FlowMatching
 from cosyjax.models.speech_tokenizer import SpeechTokenizer
@@ -23,6 +23,7 @@ class Stage(NamedTuple):
 
     model: Any
     params: Any
+    prefill: Any = None  # of the LM alone: the parameters in the form that reads a prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +44,10 @@ def _as_is(params: Any, config: Any) -> tuple[Any, Any]:
     return params, config
 
 
-def _rounded_flow(params: Any, config: Any) -> tuple[Any, Any]:
-    return prepare_params(FlowMatching(config), params), config
-
-
 # Stage name -> (module in the bundle, class, what makes parameters ready for inference).
 TABLE: dict[str, tuple[str, Any, Prepare]] = {
     "lm": ("text_speech_lm", TextSpeechLM, prepare_for_decode),
-    "flow": ("flow", FlowMatching, _rounded_flow),
+    "flow": ("flow", FlowMatching, prepare_for_synthesis),
     "vocoder": ("vocoder", hift.HiFT, hift.fold_weight_norm),
     "speech_tokenizer": ("speech_tokenizer", SpeechTokenizer, _as_is),
     "speaker_encoder": (
@@ -80,6 +77,10 @@ def make_stages(
     for name in names:
         module, cls, prepare = TABLE[name]
         sized = dataclasses.replace(getattr(config, name), compute=getattr(plan, name))
+        if name == "lm":
+            sized = dataclasses.replace(sized, row_compute=plan.lm_rows)
         ready, sized = prepare(params.pop(module), sized)
-        made[name] = Stage(cls(sized), jax.device_put(ready))
+        ready = jax.device_put(ready)
+        prefill = prefill_params(ready, sized) if name == "lm" else None
+        made[name] = Stage(cls(sized), ready, prefill)
     return Stages(**made)

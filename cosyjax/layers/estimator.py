@@ -7,6 +7,7 @@ None is the call on a whole utterance.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -137,14 +138,18 @@ class ChunkTransformer(nn.Module):
     mlp_dim: int
     chunk: int = 0  # frames per mask chunk where no mask is given; 0 sees everything
     compute: str = "float32"
+    fused: bool = False  # query, key and value in one product, an inference-only form
 
     def setup(self) -> None:
         inner = self.num_heads * self.head_dim
         dense = lambda size, axes, bias: Dense(size, axes=axes, use_bias=bias, compute=self.compute)
         self.attention_norm, self.mlp_norm = LayerNorm(1e-5), LayerNorm(1e-5)
-        self.query, self.key, self.value = (
-            dense(inner, ("embed", "heads"), False) for _ in range(3)
-        )
+        if self.fused:
+            self.qkv = dense(3 * inner, ("embed", "heads"), False)
+        else:
+            self.query, self.key, self.value = (
+                dense(inner, ("embed", "heads"), False) for _ in range(3)
+            )
         self.out = dense(self.features, ("heads", "embed"), True)
         self.mlp_in = dense(self.mlp_dim, ("embed", "mlp"), True)
         self.mlp_out = dense(self.features, ("mlp", "embed"), True)
@@ -168,10 +173,16 @@ class ChunkTransformer(nn.Module):
         """
         if mask is None:
             mask = default_mask(state, x, self.chunk)
-        heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
-        normed = self.attention_norm(x)
-        query = heads(self.query(normed))
-        keys, values, state = extend(state, heads(self.key(normed)), heads(self.value(normed)))
+        query, key, value = self._project(self.attention_norm(x))
+        keys, values, state = extend(state, key, value)
         y = attend(query, keys, values, mask, compute=self.compute)
         x = x + self.out(y.reshape(*x.shape[:-1], -1))
         return x + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x)))), state
+
+    def _project(self, x: jax.Array) -> Iterator[jax.Array]:
+        """[B, C, features] -> queries, keys and values, each [B, C, H, P]."""
+        if self.fused:
+            parts = jnp.split(self.qkv(x), 3, axis=-1)
+        else:
+            parts = [self.query(x), self.key(x), self.value(x)]
+        return (y.reshape(*y.shape[:-1], self.num_heads, self.head_dim) for y in parts)

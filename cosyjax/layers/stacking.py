@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -54,6 +54,21 @@ def fuse(params: Mapping[str, Any]) -> dict[str, Any]:
             parts = [fused.pop(name) for name in names]
             fused[joined] = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts)
     return {name: _descend(fuse, value) for name, value in fused.items()}
+
+
+def round_kernels(params: Mapping[str, Any], keep: Collection[str] = ()) -> dict[str, Any]:
+    """Rounds the kernels of products to bfloat16 once, where every call would round them.
+
+    That halves what a call reads and changes no bfloat16 product. Modules named in `keep` compute
+    in float32 and stay as they are.
+    """
+
+    def one(path: Any, leaf: jax.Array) -> jax.Array:
+        names = [entry.key for entry in path]
+        rounded = names[-1] == "kernel" and not any(name in keep for name in names)
+        return leaf.astype(jnp.bfloat16) if rounded else leaf
+
+    return jax.tree_util.tree_map_with_path(one, dict(params))
 
 
 def _descend(function: Any, value: Any) -> Any:

@@ -43,10 +43,11 @@ class EstimatorConfig:
     head_dim: int = 64  # width of a head; heads * width may differ from embed_dim
     mlp_dim: int = 1024  # hidden width of the transformers' feed-forward
     conv_width: int = 3  # frames that a convolution sees, itself and those before
+    fused: bool = False  # query, key and value in one product: a form for inference, never saved
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = 0 if field.name in ("num_mid_stages", "num_blocks") else 1
+            least = 0 if field.name in ("num_mid_stages", "num_blocks", "fused") else 1
             if getattr(self, field.name) < least:
                 value = getattr(self, field.name)
                 raise InputError(
@@ -93,7 +94,11 @@ class Stage(nn.Module):
         c = self.config
         self.resnet = CausalResnet(self.in_features, c.embed_dim, c.conv_width, self.compute)
         self.blocks = [
-            ChunkTransformer(c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim, compute=self.compute)
+            ChunkTransformer(
+                *(c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim),
+                compute=self.compute,
+                fused=c.fused,
+            )
             for _ in range(c.num_blocks)
         ]
 

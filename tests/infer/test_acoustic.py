@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import InputError
-from cosyjax.infer.acoustic import prepare_params, tokens_to_mel
+from cosyjax.infer.acoustic import prepare_for_synthesis, tokens_to_mel
 from cosyjax.models.flow import FlowMatching
 from tests.tiny_flow import MELS, TINY, tiny_params
 
@@ -71,7 +71,9 @@ def test_every_setting_runs_through_one_compiled_program(params: dict) -> None:
 def test_rounded_parameters_speak_the_same_bfloat16_mel(params: dict) -> None:
     model = FlowMatching(dataclasses.replace(TINY, compute="bfloat16"))
     plain = speak(params, model)
-    np.testing.assert_array_equal(plain, speak(prepare_params(model, params), model))
+    prepared, config = prepare_for_synthesis(params, model.config)
+    assert prepared["estimator"]["mid_0"]["blocks_0"]["qkv"]["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(plain, speak(prepared, FlowMatching(config)))
     assert np.max(np.abs(plain - speak(params))) < 0.2
 
 

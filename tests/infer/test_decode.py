@@ -10,7 +10,14 @@ import pytest
 
 from cosyjax.errors import InputError
 from cosyjax.infer import decode
-from cosyjax.infer.decode import SamplingConfig, decode_chunk, generate, prepare_for_decode, start
+from cosyjax.infer.decode import (
+    SamplingConfig,
+    decode_chunk,
+    generate,
+    prefill_params,
+    prepare_for_decode,
+    start,
+)
 from cosyjax.layers import stacking
 from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
@@ -116,6 +123,20 @@ def test_fused_parameters_decode_the_same():
     assert fused.fused and "qkv" in params["backbone"]["layers_0"]["attention"]
     got = _generate(params, model=TextSpeechLM(fused), sampling=GREEDY)
     np.testing.assert_array_equal(got.tokens, _generate(sampling=GREEDY).tokens)
+
+
+def test_a_prompt_read_with_rounded_kernels_is_read_as_with_kernels_rounded_in_the_call():
+    config = dataclasses.replace(TINY, compute="bfloat16")
+    rounded = prefill_params(PARAMS, config)
+    assert rounded["head"]["kernel"].dtype == jnp.bfloat16
+    prompt = tuple(_row(0)[name] for name in list(ROWS)[:4])
+    limits = jnp.asarray([1]), jnp.asarray([9])
+    states = [
+        start(TextSpeechLM(config), p, prompt, limits, jax.random.key(0), max_length=9)
+        for p in (PARAMS, rounded)
+    ]
+    np.testing.assert_array_equal(states[0].lm[0].k, states[1].lm[0].k)
+    assert prefill_params(PARAMS, TINY) is None
 
 
 def test_eos_waits_for_the_least_number_of_tokens():
