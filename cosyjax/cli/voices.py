@@ -23,7 +23,12 @@ def run(args: argparse.Namespace) -> int:
         voice = bundle.voices[name]
         seconds = len(voice.speech_tokens) / shapes.TOKEN_RATE_HZ
         kind = f"{seconds:5.1f} s prompt" if voice.has_prompt else "embedding only"
-        print(f"{name:<20} {kind:<15} {voice.note or voice.prompt_text[:60]}")
+        print(f"{name:<20} {kind:<15} {_printable(voice.note or voice.prompt_text)}")
     if not bundle.voices:
         print("no voices; make one with `cosyjax clone`")
     return 0
+
+
+def _printable(text: str) -> str:
+    """The first 60 characters on one line; what no terminal can show becomes a question mark."""
+    return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in text[:60])

@@ -1,0 +1,65 @@
+"""What the trainer asks of a stage: parameters in groups, and a loss for each group in turn.
+
+A stage is a frozen dataclass (its fields are its config) with the methods of `Task`. Most have a
+single group. The vocoder has two, whose losses alternate within a step; a fine-tuned LM has a
+small trained group beside a frozen one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Params = dict[str, Any]  # {group: tree}
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]  # scalars, float32
+# (all groups, batch, key) -> (loss of this turn, metrics); only its own group is differentiated.
+LossFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+
+
+class Turn(NamedTuple):
+    """One update of one group within a step."""
+
+    group: str
+    loss: LossFn
+
+
+class Cost(NamedTuple):
+    """What one step on a batch of this shape processes, padding included; for the progress line."""
+
+    flops: float  # forward and backward, analytic
+    tokens: float  # speech and text tokens, or frames where a stage has no tokens
+    audio_s: float  # seconds of audio
+
+
+class Sample(NamedTuple):
+    """Something to listen to at an evaluation."""
+
+    name: str
+    wav: np.ndarray  # [N] float32
+    sample_rate_hz: int
+
+
+class Task(Protocol):
+    """A stage of training."""
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws fresh parameters, boxed: leaves carry the names of their logical axes."""
+
+    def turns(self) -> tuple[Turn, ...]:
+        """The updates of a step, in order. A group without a turn stays frozen."""
+
+    def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
+        """Held-out metrics of a batch; must hold "loss"."""
+
+    def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
+        """Cost of a step on arrays of these shapes."""
+
+    def samples(self, params: Params, batch: Batch, key: jax.Array) -> list[Sample]:
+        """Speaks something; an empty list where the stage has nothing to listen to."""
+
+    def modules(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What goes into a bundle: ({module: config}, {module: canonical tree})."""

@@ -1,0 +1,29 @@
+"""Every file in configs/ builds, and its models have the shapes that their config names."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from cosyjax.infer.bundle import BundleConfig
+from cosyjax.infer.modules import MODULES, parameter_shapes
+
+FOLDER = Path(__file__).parent.parent / "configs"
+FILES = sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_shapes_follow_from_the_config_without_memory(name: str) -> None:
+    config = runpy.run_path(str(FOLDER / name))["get_config"]()
+    assert isinstance(config, BundleConfig)
+    for module in MODULES:
+        shapes = parameter_shapes(module, config.of(module))
+        assert shapes and all(min(shape, default=1) > 0 for shape in shapes.values()), module
+
+
+def test_the_head_of_the_language_model_has_a_row_per_code_and_end() -> None:
+    shapes = parameter_shapes("text_speech_lm", BundleConfig().lm)
+    assert shapes["head.kernel"] == (896, 6564)
+    assert shapes["text_embedding.embedding"] == (151_936, 896)
