@@ -5,12 +5,14 @@
     "bfloat16"  operands rounded to bfloat16, accumulation and result in float32
     "bfloat16x3" each operand split in a high and a low bfloat16 half; three products recover
                 about 16 bits of mantissa, so results agree with float32 to about 1e-5
-Results are always float32: norms, residual sums and softmax follow in float32.
+Results are always float32: norms, residual sums and softmax follow in float32. The products of
+the gradient take their operands in the same type, the cotangent included.
 """
 
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Callable
 from typing import Literal
 
@@ -38,16 +40,71 @@ def einsum(subscripts: str, x: jax.Array, y: jax.Array, *, compute: str = "float
             preferred_element_type=jnp.float32,
             precision=jax.lax.Precision.HIGHEST,
         )
+    if compute in COMPUTE_TYPES:
+        letters = _explicit(subscripts, x.ndim, y.ndim)
+        return _einsum_rounded(letters, compute, (str(x.dtype), str(y.dtype)), x, y)
+    raise InputError(f"compute={compute!r}; allowed: {', '.join(COMPUTE_TYPES)}")
+
+
+def _explicit(subscripts: str, *ranks: int) -> str:
+    """Spells an ellipsis out, so that the gradient's products can be named."""
+    if "..." not in subscripts:
+        return subscripts
+    operands, _ = subscripts.split("->")
+    sizes = [r - len(part.replace("...", "")) for part, r in zip(operands.split(","), ranks)]
+    free = [letter for letter in string.ascii_uppercase if letter not in subscripts]
+    return subscripts.replace("...", "".join(free[: max(sizes)]))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _einsum_rounded(
+    subscripts: str, compute: str, dtypes: tuple[str, str], x: jax.Array, y: jax.Array
+) -> jax.Array:
+    """An einsum whose gradient's products round their operands as its own do.
+
+    Left to itself the gradient multiplies float32 cotangents, without the matrix units.
+
+    Args:
+      subscripts: every letter of an operand stands in the other one or in the result.
+      compute: "bfloat16" or "bfloat16x3".
+      dtypes: of `x` and `y`, for their cotangents.
+      x: first operand.
+      y: second operand.
+    """
     if compute == "bfloat16":
         return _einsum_bf16(subscripts, x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
-    if compute == "bfloat16x3":
-        (x_high, x_low), (y_high, y_low) = _split(x), _split(y)
-        return (
-            _einsum_bf16(subscripts, x_low, y_high)
-            + _einsum_bf16(subscripts, x_high, y_low)
-            + _einsum_bf16(subscripts, x_high, y_high)
-        )
-    raise InputError(f"compute={compute!r}; allowed: {', '.join(COMPUTE_TYPES)}")
+    (x_high, x_low), (y_high, y_low) = _split(x), _split(y)
+    return (
+        _einsum_bf16(subscripts, x_low, y_high)
+        + _einsum_bf16(subscripts, x_high, y_low)
+        + _einsum_bf16(subscripts, x_high, y_high)
+    )
+
+
+def _forward(
+    subscripts: str, compute: str, dtypes: tuple[str, str], x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    if compute == "bfloat16":  # what is kept for the backward pass takes half the memory
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    return _einsum_rounded(subscripts, compute, dtypes, x, y), (x, y)
+
+
+def _backward(
+    subscripts: str,
+    compute: str,
+    dtypes: tuple[str, str],
+    kept: tuple[jax.Array, jax.Array],
+    cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    operands, result = subscripts.split("->")
+    first, second = operands.split(",")
+    x, y = kept
+    dx = einsum(f"{result},{second}->{first}", cotangent, y, compute=compute)
+    dy = einsum(f"{first},{result}->{second}", x, cotangent, compute=compute)
+    return dx.astype(dtypes[0]), dy.astype(dtypes[1])
+
+
+_einsum_rounded.defvjp(_forward, _backward)
 
 
 def _einsum_bf16(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:

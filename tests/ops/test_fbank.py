@@ -32,6 +32,14 @@ def test_padding_changes_no_energy():
     assert np.all(poisoned[1, 4:] == 0) and np.all(np.isfinite(poisoned))
 
 
+def test_after_the_last_whole_frame_there_are_zeros_and_no_gradient():
+    wav = jax.random.normal(jax.random.key(3), (1, 1600)).at[:, 1000:].set(jnp.nan)
+    energies, pull = jax.vjp(lambda w: fbank.fbank(w, jnp.array([1000])), wav)
+    assert np.all(energies[:, 4:] == 0) and np.all(np.isfinite(energies))
+    (gradient,) = pull(jnp.ones_like(energies))
+    assert np.all(gradient[:, 1000:] == 0) and np.all(np.isfinite(gradient))
+
+
 def test_rows_and_padding_do_not_talk():
     contracts.assert_padding_inert(
         jax.jit(fbank.subtract_mean), jax.random.normal(jax.random.key(1), (2, 9, 4)), (9, 5)
