@@ -15,7 +15,9 @@ import numpy as np
 
 Params = dict[str, Any]  # {group: tree}
 Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]  # scalars, float32
+# Scalars are averaged and logged. Arrays are not logged: a turn's go to its `finish`, and those
+# of an evaluation are counts, summed over its batches and given to `summarize`.
+Metrics = dict[str, jax.Array]
 # (all groups, batch, key) -> (loss of this turn, metrics); only its own group is differentiated.
 LossFn = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
@@ -25,6 +27,9 @@ class Turn(NamedTuple):
 
     group: str
     loss: LossFn
+    # (the group's tree after the optimizer, the turn's metrics) -> tree. Moves what no gradient
+    # moves, such as the running statistics of a batch norm; None leaves the tree alone.
+    finish: Callable[[Any, Metrics], Any] | None = None
 
 
 class Cost(NamedTuple):
@@ -53,7 +58,10 @@ class Task(Protocol):
         """The updates of a step, in order. A group without a turn stays frozen."""
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
-        """Held-out metrics of a batch; must hold "loss"."""
+        """Held-out metrics of a batch; must hold "loss". Rows of padding count nothing."""
+
+    def summarize(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Scalars of a whole evaluation from the sums of its arrays; {} where there are none."""
 
     def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
         """Cost of a step on arrays of these shapes."""
