@@ -48,6 +48,10 @@ def override(config: Config, assignment: str) -> Config:
 
 
 def _replace(config: Any, keys: list[str], text: str, path: str) -> Any:
+    if isinstance(config, dict) and len(keys) > 1:
+        if keys[0] not in config:
+            raise InputError(f"no key {path!r}; {nearest(keys[0], config)}")
+        return {**config, keys[0]: _replace(config[keys[0]], keys[1:], text, path)}
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise InputError(f"{path!r} goes into a value that has no keys")
     names = [f.name for f in dataclasses.fields(config)]
@@ -57,11 +61,12 @@ def _replace(config: Any, keys: list[str], text: str, path: str) -> Any:
     if len(keys) > 1:
         value = _replace(getattr(config, head), keys[1:], text, path)
     else:
-        value = _convert(typing.get_type_hints(type(config))[head], _parse(text), path)
+        value = _convert(typing.get_type_hints(type(config))[head], parse_value(text), path)
     return dataclasses.replace(config, **{head: value})
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Reads a Python literal, true, false or none; anything else is text."""
     import ast
 
     words = {"true": True, "false": False, "none": None}
@@ -83,6 +88,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert(next(a for a in args if a is not type(None)), value, path)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value, path + ".")  # type: ignore[arg-type]
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _convert(args[1], v, f"{path}.{key}") for key, v in value.items()}
     if origin is tuple and isinstance(value, (list, tuple)):
         items = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         return tuple(_convert(item, v, path) for item, v in zip(items, value, strict=True))

@@ -261,7 +261,11 @@ class Synthesizer:
     def convert_voice(
         self, path: Path | str, voice: str | Path | Voice, *, seed: int = 0, speed: float = 1.0
     ) -> Speech:
-        """Speaks a recording (at most 30 s) again in another voice; the LM is not used."""
+        """Speaks a recording (at most 30 s) again in another voice; the LM is not used.
+
+        Differs: the official code does not cut the prompt's tokens and mel to what both cover in
+        this mode alone; here a voice is the same in every mode.
+        """
         tokens, conditions, key = self._conversion(path, voice, seed)
         noise = self.bundle.noise
         out = chunks.tokens_to_wav(

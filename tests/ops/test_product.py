@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cosyjax.ops import product
+from tests.products import matrix_products
 
 RELATIVE = {"float32": 2e-6, "bfloat16": 1e-2, "bfloat16x3": 3e-5}
 
@@ -69,3 +70,53 @@ def test_gradient_of_the_transposed_convolution_is_the_convolution():
     got = jax.jit(jax.grad(run))(x)
     wanted = product.conv1d(y, kernel.transpose(0, 2, 1), stride=3)
     np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("compute", ["bfloat16", "bfloat16x3"])
+@pytest.mark.parametrize(
+    "subscripts, shapes",
+    [
+        ("...d,de->...e", ((2, 3, 8), (8, 5))),
+        ("nrp,npl->nrl", ((2, 6, 4), (2, 4, 5))),
+        ("bthp,bshp->bhts", ((2, 3, 4, 5), (2, 6, 4, 5))),
+        ("bthp,mhp->bhtm", ((2, 3, 4, 5), (6, 4, 5))),
+    ],
+)
+def test_gradients_of_rounded_products_are_those_of_the_product(compute, subscripts, shapes):
+    x, y = (normal(*shape) for shape in shapes)
+    plain = lambda x, y: jnp.einsum(subscripts, x, y, precision="highest")
+    g = normal(*jax.eval_shape(plain, x, y).shape)
+    run = lambda f: jax.jit(lambda x, y: jax.vjp(f, x, y)[1](g))(x, y)
+    rounded = functools.partial(product.einsum, subscripts, compute=compute)
+    for got, wanted in zip(run(rounded), run(plain), strict=True):
+        assert got.dtype == jnp.float32
+        assert np.max(np.abs(got - wanted)) < 5 * RELATIVE[compute] * np.std(wanted)
+
+
+def test_the_gradient_of_a_rounded_operand_keeps_its_type():
+    kernel = jnp.asarray(normal(8, 5), jnp.bfloat16)
+    loss = lambda kernel: jnp.sum(product.dense(normal(2, 8), kernel, compute="bfloat16") ** 2)
+    assert jax.grad(loss)(kernel).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("width, stride, frames", [(1, 1, 9), (3, 1, 9), (3, 2, 9), (3, 1, 700)])
+def test_every_product_of_a_bfloat16_gradient_takes_bfloat16(width, stride, frames):
+    x, kernel = normal(2, frames, 8), normal(width, 8, 5)
+    run = functools.partial(product.conv1d, stride=stride, compute="bfloat16")
+    loss = lambda x, kernel: jnp.sum(jnp.square(run(x, kernel)))
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+    products = [types for types, _ in matrix_products(jaxpr.jaxpr)]
+    assert len(products) == 3 and set(products) == {("bfloat16", "bfloat16")}
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "bfloat16x3"])
+def test_the_gradient_of_a_convolution_is_that_of_its_taps(compute):
+    x, kernel, g = normal(2, 20, 8), normal(3, 8, 5), normal(2, 18, 5)
+    taps = lambda x, kernel: sum(
+        jnp.einsum("btd,de->bte", x[:, k : k + 18], kernel[k], precision="highest")
+        for k in range(3)
+    )
+    run = lambda f: jax.jit(lambda x, kernel: jax.vjp(f, x, kernel)[1](g))(x, kernel)
+    conv = functools.partial(product.conv1d, compute=compute)
+    for got, wanted in zip(run(conv), run(taps), strict=True):
+        assert np.max(np.abs(got - wanted)) < 5 * RELATIVE[compute] * np.std(wanted)
