@@ -16,8 +16,7 @@ import jax
 from cosyjax.errors import InputError
 from cosyjax.layers.attention import GroupedQueryAttention, KVCache, Span
 from cosyjax.layers.basic import Dense, RMSNorm
-
-REMAT_POLICIES = ("none", "dots", "full")
+from cosyjax.layers.remat import check_policy, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +42,7 @@ class TransformerConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads} and head_dim={self.head_dim} must be even"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise InputError(f"remat={self.remat!r}; allowed: {', '.join(REMAT_POLICIES)}")
+        check_policy(self.remat)
 
 
 class SwiGLU(nn.Module):
@@ -117,7 +115,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        block = _remat(Block, c.remat)
+        block = remat(Block, c.remat, ["advance"], scanned=c.scan_layers)
         if c.scan_layers:
             scanned = nn.scan(
                 block,
@@ -158,14 +156,6 @@ class Transformer(nn.Module):
             x, cache = layer.advance(x, None if caches is None else caches[index], span)
             new.append(cache)
         return x, None if caches is None else tuple(new)
-
-
-def _remat(block: Any, policy: str) -> Any:
-    if policy == "none":
-        return block
-    saveable = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    # A scan already keeps the compiler from undoing the recomputation; unrolled layers need it.
-    return nn.remat(block, policy=saveable if policy == "dots" else None, methods=["advance"])
 
 
 def position(caches: Any) -> jax.Array:

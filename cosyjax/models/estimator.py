@@ -27,6 +27,7 @@ from cosyjax.layers.estimator import (
     ResnetState,
     TimeEmbedding,
 )
+from cosyjax.layers.remat import remat
 from cosyjax.shapes import NUM_MELS
 
 
@@ -89,12 +90,14 @@ class Stage(nn.Module):
     config: EstimatorConfig
     in_features: int
     compute: str
+    remat: str = "none"
 
     def setup(self) -> None:
         c = self.config
+        block = remat(ChunkTransformer, self.remat, ["step"])
         self.resnet = CausalResnet(self.in_features, c.embed_dim, c.conv_width, self.compute)
         self.blocks = [
-            ChunkTransformer(
+            block(
                 *(c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim),
                 compute=self.compute,
                 fused=c.fused,
@@ -124,15 +127,17 @@ class Estimator(nn.Module):
 
     config: EstimatorConfig
     compute: str = "float32"
+    remat: str = "none"  # of the transformer blocks, see layers.remat
 
     def setup(self) -> None:
         c = self.config
         d, inputs = c.embed_dim, 4 * c.num_mels
+        stage = lambda features: Stage(c, features, self.compute, self.remat)
         self.time = TimeEmbedding(inputs, c.time_dim)
-        self.down = Stage(c, inputs, self.compute)
+        self.down = stage(inputs)
         self.down_conv = CausalConv(d, d, c.conv_width, self.compute)
-        self.mid = [Stage(c, d, self.compute) for _ in range(c.num_mid_stages)]
-        self.up = Stage(c, 2 * d, self.compute)
+        self.mid = [stage(d) for _ in range(c.num_mid_stages)]
+        self.up = stage(2 * d)
         self.up_conv = CausalConv(d, d, c.conv_width, self.compute)
         self.final = CausalBlock(d, d, c.conv_width, self.compute)
         self.out = Conv(c.num_mels, width=1, axes=(None, "embed", None), compute=self.compute)

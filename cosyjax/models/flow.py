@@ -18,6 +18,7 @@ from flax import struct
 
 from cosyjax.errors import InputError, nearest
 from cosyjax.layers.basic import Dense, Embed
+from cosyjax.layers.remat import check_policy
 from cosyjax.models.estimator import Conditions, Estimator, EstimatorConfig, EstimatorState
 from cosyjax.models.flow_solver import carry, sanitize_inputs
 from cosyjax.models.upsample_encoder import (
@@ -52,8 +53,10 @@ class FlowTrainingConfig:
     loss: str = "mse"  # "l1" is the paper's, and the official file's unused setting
     padding: str = "zeros"  # after a row's end; "official" shows the look-ahead embedded padding
     condition_dropout: float = 0.2  # share of rows trained without conditions, for guidance
+    remat: str = "none"  # what the backward pass computes again, see layers.remat
 
     def __post_init__(self) -> None:
+        check_policy(self.remat)
         for name, allowed in OPTIONS.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -103,10 +106,10 @@ class FlowMatching(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.token_embed = Embed(c.vocab_size, c.encoder.embed_dim)
-        self.encoder = UpsampleEncoder(c.encoder, c.compute)
+        self.encoder = UpsampleEncoder(c.encoder, c.compute, c.training.remat)
         self.encoder_proj = Dense(c.estimator.num_mels, axes=("embed", None), compute=c.compute)
         self.speaker_proj = Dense(c.estimator.num_mels)
-        self.estimator = Estimator(c.estimator, c.compute)
+        self.estimator = Estimator(c.estimator, c.compute, c.training.remat)
 
     def __call__(
         self,
@@ -317,9 +320,14 @@ class FlowMatching(nn.Module):
 
 def init_params(config: FlowConfig, key: jax.Array) -> Any:
     """Returns freshly drawn parameters, unboxed: {"encoder": ..., "estimator": ..., ...}."""
+    return nn.meta.unbox(init_boxed(config, key))
+
+
+def init_boxed(config: FlowConfig, key: jax.Array) -> Any:
+    """Returns freshly drawn parameters whose leaves carry their logical axis names."""
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
     counts = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.int32)
     mel = shape(1, 2 * FRAMES_PER_TOKEN, config.estimator.num_mels)
     inputs = (counts(1, 2), counts(1), shape(1, config.speaker_dim), mel, shape(1))
     # Only the parameters are computed: one program for all 1100 draws takes minutes to compile.
-    return nn.meta.unbox(FlowMatching(config).lazy_init(key, *inputs))["params"]
+    return FlowMatching(config).lazy_init(key, *inputs)["params"]

@@ -19,6 +19,7 @@ from cosyjax.layers.basic import LayerNorm
 from cosyjax.layers.chunk_cache import ChunkCache
 from cosyjax.layers.conformer import ConformerBlock, InputEmbed
 from cosyjax.layers.conv import LookaheadConv, UpsampleConv
+from cosyjax.layers.remat import remat
 from cosyjax.ops import masks
 from cosyjax.shapes import FRAMES_PER_TOKEN
 
@@ -69,11 +70,13 @@ class UpsampleEncoder(nn.Module):
 
     config: UpsampleEncoderConfig
     compute: str = "float32"
+    remat: str = "none"  # of the blocks, see layers.remat
 
     def setup(self) -> None:
         c, compute = self.config, self.compute
         sizes = (c.embed_dim, c.num_heads, c.mlp_dim)
-        blocks = lambda n: [ConformerBlock(*sizes, compute=compute) for _ in range(n)]
+        block = remat(ConformerBlock, self.remat, ["step"])
+        blocks = lambda n: [block(*sizes, compute=compute) for _ in range(n)]
         self.embed = InputEmbed(c.embed_dim, compute)
         self.lookahead = LookaheadConv(c.embed_dim, c.lookahead, c.lookahead_width, compute)
         self.layers = blocks(c.num_layers)
