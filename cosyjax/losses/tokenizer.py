@@ -1,11 +1,14 @@
-"""Training the speech tokenizer: recognition loss, and how much of the codebook is in use."""
+"""Training the speech tokenizer: recognition, the quantizer's own losses, use of the codebook."""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from cosyjax.errors import InputError
+from cosyjax.ops import product
 
 
 def asr_loss(
@@ -68,3 +71,63 @@ def codebook_metrics(counts: jax.Array) -> dict[str, jax.Array]:
         jnp.where(counts > 0, share * jnp.log(jnp.where(counts > 0, share, 1.0)), 0.0)
     )
     return {"used": jnp.mean(counts > 0), "perplexity": jnp.exp(entropy)}
+
+
+def commitment_loss(
+    features: jax.Array, chosen: jax.Array, mask: jax.Array, weight: float = 0.25
+) -> jax.Array:
+    """Pulls the vectors of a table to the features they stand for, and less so the other way.
+
+    van den Oord et al. 2017 (arXiv:1711.00937) Eq. 3, without moving averages.
+
+    Args:
+      features: [B, T, D] before the choice.
+      chosen: [B, T, D] rows of the table, with gradients.
+      mask: [B, T] True = valid.
+      weight: of the pull on the features.
+
+    Returns:
+      scalar: mean square distance over valid entries, times 1 + weight.
+    """
+    features = jnp.where(mask[..., None], features, 0.0)
+    chosen = jnp.where(mask[..., None], chosen, 0.0)
+    count = jnp.maximum(jnp.sum(mask), 1) * features.shape[-1]
+    table = jnp.sum(jnp.square(jax.lax.stop_gradient(features) - chosen))
+    encoder = jnp.sum(jnp.square(features - jax.lax.stop_gradient(chosen)))
+    return (table + weight * encoder) / count
+
+
+def balance_loss(
+    bounded: jax.Array, mask: jax.Array, num_levels: int, temperature: float = 0.25
+) -> jax.Array:
+    """How far the levels of FSQ are from even and independent, in each two dimensions.
+
+    Differs: neither the paper nor the released model has it. With little data it keeps dimensions
+    from dying and from saying the same.
+
+    Args:
+      bounded: [B, T, Q] in (-K, K), before rounding; Q at least 2.
+      mask: [B, T] True = valid.
+      num_levels: 2K + 1.
+      temperature: of the soft choice of a level that carries the gradient, in squared levels.
+
+    Returns:
+      scalar in [0, 1]: 1 minus the mean entropy of two dimensions' levels in this batch, as a part
+      of the largest possible. The counts are those of the rounded codes.
+    """
+    dims = bounded.shape[-1]
+    if dims < 2:
+        raise InputError(f"balance_loss needs at least 2 code dimensions, got {dims}")
+    x = jnp.where(mask[..., None], bounded.astype(jnp.float32), 0.0)[..., None]
+    levels = jnp.arange(num_levels, dtype=jnp.float32) - num_levels // 2
+    soft = jax.nn.softmax(-jnp.square(x - levels) / temperature)
+    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), num_levels)
+    choice = jax.lax.stop_gradient(hard - soft) + soft
+    choice = jnp.where(mask[..., None, None], choice, 0.0).reshape(-1, dims * num_levels)
+    joint = product.dense(choice.T, choice) / jnp.maximum(jnp.sum(mask), 1)
+    joint = joint.reshape(dims, num_levels, dims, num_levels)
+    # An empty cell would pull with infinite strength.
+    entropy = -jnp.sum(joint * jnp.log(joint + 1e-4), axis=(1, 3))
+    others = ~jnp.eye(dims, dtype=bool)
+    mean = jnp.sum(jnp.where(others, entropy, 0.0)) / (dims * (dims - 1))
+    return 1.0 - mean / (2.0 * math.log(num_levels))

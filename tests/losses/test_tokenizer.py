@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import InputError
-from cosyjax.losses.tokenizer import asr_loss, codebook_metrics, count_tokens
+from cosyjax.losses.tokenizer import (
+    asr_loss,
+    balance_loss,
+    codebook_metrics,
+    commitment_loss,
+    count_tokens,
+)
 
 TEXT = jnp.asarray([[1, 2], [3, 0]])
 LENGTHS = jnp.asarray([2, 1])
@@ -58,3 +64,51 @@ def test_one_token_has_perplexity_one():
 def test_padding_is_not_counted():
     mask = jnp.asarray([[True, True, False]])
     np.testing.assert_array_equal(count_tokens(jnp.asarray([[2, 0, 2]]), mask, 4), [1, 0, 1, 0])
+
+
+def test_the_table_is_pulled_to_the_features_and_the_features_a_quarter_as_much():
+    features, chosen = jnp.asarray([[[1.0, 2.0]]]), jnp.asarray([[[0.0, 2.0]]])
+    mask = jnp.ones((1, 1), bool)
+    loss = lambda x, y: commitment_loss(x, y, mask)
+    np.testing.assert_allclose(loss(features, chosen), 1.25 / 2)
+    pull, push = jax.grad(loss, (0, 1))(features, chosen)
+    np.testing.assert_allclose(pull, [[[0.25, 0.0]]])
+    np.testing.assert_allclose(push, [[[-1.0, 0.0]]])
+
+
+def test_masked_entries_do_not_commit():
+    x, mask = jax.random.normal(jax.random.key(0), (1, 3, 2)), jnp.asarray([[True, True, False]])
+    wanted = commitment_loss(x, 0.5 * x, mask)
+    np.testing.assert_array_equal(commitment_loss(x.at[0, 2].set(jnp.nan), 0.5 * x, mask), wanted)
+
+
+EVEN = jnp.asarray([[[a, b] for a in (-0.9, 0.0, 0.9) for b in (-0.9, 0.0, 0.9)]])
+
+
+def test_even_and_independent_levels_are_balanced():
+    assert abs(float(balance_loss(EVEN, jnp.ones((1, 9), bool), 3))) < 1e-3
+
+
+def test_dimensions_that_say_the_same_are_half_balanced():
+    same = jnp.stack([EVEN[..., 0]] * 2, axis=-1)
+    np.testing.assert_allclose(balance_loss(same, jnp.ones((1, 9), bool), 3), 0.5, atol=1e-3)
+
+
+def test_a_dead_dimension_is_pushed_apart():
+    dead = EVEN.at[..., 1].set(0.1 * EVEN[..., 1])
+    mask = jnp.ones((1, 9), bool)
+    assert float(balance_loss(dead, mask, 3)) > 0.4
+    push = -jax.grad(balance_loss)(dead, mask, 3)[0, :, 1]
+    assert push[2] > 0 > push[0]
+
+
+def test_padding_is_not_balanced():
+    mask = (jnp.arange(9) < 6)[None]
+    wanted = jax.value_and_grad(balance_loss)(EVEN, mask, 3)
+    got = jax.value_and_grad(balance_loss)(EVEN.at[:, 6:].set(jnp.nan), mask, 3)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_one_dimension_has_nothing_to_be_independent_of():
+    with pytest.raises(InputError, match="at least 2"):
+        balance_loss(EVEN[..., :1], jnp.ones((1, 9), bool), 3)

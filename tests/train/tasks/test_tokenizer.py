@@ -1,0 +1,161 @@
+"""The tokenizer's stage: it learns, padding is inert, and what it hands over fits a bundle."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax.config import from_dict, to_dict
+from cosyjax.errors import InputError
+from cosyjax.infer.modules import parameter_shapes
+from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
+from cosyjax.train.tasks.tokenizer import GROUP, TokenizerTask
+from tests.train.tasks.overfit import overfit
+
+HEAD = ASRHeadConfig(
+    embed_dim=16,
+    num_heads=2,
+    mlp_dim=32,
+    num_encoder_layers=0,
+    num_decoder_layers=1,
+    vocab_size=11,
+    start_token=9,
+    end_token=10,
+    fsmn_width=3,
+)
+MODEL = SpeechTokenizerConfig(
+    embed_dim=16,
+    num_heads=2,
+    num_layers=1,
+    mlp_dim=32,
+    fsmn_width=3,
+    num_code_dims=3,
+    num_vectors=20,
+    normalise=True,
+    asr=HEAD,
+)
+TASK = TokenizerTask(MODEL, balance_weight=0.1, dither=0.5)
+QUANTIZERS = {
+    "fsq": TASK,
+    "vq": TokenizerTask(dataclasses.replace(MODEL, quantizer="vq")),
+    "none": TokenizerTask(dataclasses.replace(MODEL, quantizer="none")),
+}
+N = 3200  # 20 frames, 5 tokens
+
+
+def batch_of(poison=0.0):
+    """Two tones with text and an empty row; `poison` fills what must not matter."""
+    time = np.arange(N) / 16_000
+    tones = np.sin(2 * np.pi * np.asarray([[200.0], [900.0], [400.0]]) * time)
+    num_samples = np.asarray([N, 2000, 0], np.int32)
+    valid = np.arange(N) < num_samples[:, None]
+    text = np.asarray([[1, 2, 3], [4, 0, 0], [0, 0, 0]], np.int32)
+    if poison:
+        text = np.asarray([[1, 2, 3], [4, -1, 10**6], [8, 8, 8]], np.int32)
+    return {
+        "wav": jnp.asarray(np.where(valid, tones, poison), jnp.float32),
+        "num_samples": jnp.asarray(num_samples),
+        "text_tokens": jnp.asarray(text),
+        "num_text": jnp.asarray([3, 1, 0], jnp.int32),
+    }
+
+
+SLOW = pytest.mark.slow  # a compilation per baseline
+
+
+@pytest.fixture(
+    scope="module",
+    params=["fsq", pytest.param("vq", marks=SLOW), pytest.param("none", marks=SLOW)],
+)
+def stage(request):
+    """(task, fresh parameters, compiled loss with gradient, compiled evaluation)."""
+    task = QUANTIZERS[request.param]
+    params = nn.meta.unbox(task.init(jax.random.key(0)))
+    loss = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    return task, params, loss, jax.jit(task.evaluate)
+
+
+def test_one_batch_overfits(stage):
+    task, params, *_ = stage
+    _, history = overfit(task, batch_of(), 150, 1e-2, params)
+    assert history[0][f"{GROUP}/loss_asr"] > 1.5
+    assert history[-1][f"{GROUP}/loss_asr"] < 0.05 and history[-1][f"{GROUP}/accuracy"] == 1.0
+
+
+def test_padding_and_empty_rows_move_neither_loss_nor_gradient(stage):
+    _, params, loss, evaluate = stage
+    key = jax.random.key(2)
+    wanted, got = (loss(params, batch_of(poison), key) for poison in (0.0, np.nan))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    wanted, got = (evaluate(params, batch_of(poison), key) for poison in (0.0, np.nan))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert float(got["weight"]) == 4 + 2  # each text and its end
+
+
+def test_every_parameter_learns(stage):
+    _, params, loss, _ = stage
+    _, grads = loss(params, batch_of(), jax.random.key(2))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        name = jax.tree_util.keystr(path)
+        assert np.all(np.isfinite(leaf)), name
+        unused = jax.tree_util.keystr(path[-1:]) == "['embedding']" or np.any(leaf != 0)
+        assert unused, f"{name} has no gradient"
+
+
+def test_what_goes_into_a_bundle_has_the_shapes_of_its_config(stage):
+    task, params, *_ = stage
+    if task.model.quantizer == "none":
+        with pytest.raises(InputError, match="no tokens"):
+            task.modules(params)
+        return
+    configs, trees = task.modules(params)
+    shapes = parameter_shapes(GROUP, configs[GROUP])
+    flat = jax.tree_util.tree_leaves_with_path(trees[GROUP])
+    got = {jax.tree_util.keystr(p, simple=True, separator="."): x.shape for p, x in flat}
+    assert got == shapes and configs[GROUP].asr is None
+
+
+def test_the_config_survives_json():
+    assert from_dict(TokenizerTask, to_dict(TASK)) == TASK
+
+
+def test_counts_of_batches_add_up_to_the_use_of_the_codebook():
+    counts = np.zeros(27, np.int32)
+    counts[:9] = 2
+    summary = TASK.summarize({"code_counts": counts})
+    np.testing.assert_allclose(summary["codebook_used"], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(summary["code_perplexity"], 9, rtol=1e-5)
+    np.testing.assert_allclose(summary["codebook_reachable"], 1 - (26 / 27) ** 18, rtol=1e-6)
+    assert TASK.summarize({}) == {}
+
+
+def test_an_evaluation_counts_each_token_of_speech_once(stage):
+    task, params, _, evaluate = stage
+    if task.model.quantizer == "none":
+        return
+    counts = evaluate(params, batch_of(), jax.random.key(0))["code_counts"]
+    assert counts.shape == (task.model.codebook_size,) and int(jnp.sum(counts)) == 5 + 3
+
+
+def test_a_longer_batch_costs_more():
+    shapes = {"wav": (4, 16_000), "text_tokens": (4, 7)}
+    cost = TASK.cost(shapes)
+    assert cost.audio_s == 4.0 and cost.tokens == 4 * (25 + 8)
+    assert cost.flops < TASK.cost({**shapes, "wav": (4, 32_000)}).flops
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": dataclasses.replace(MODEL, asr=None)},
+        {"dither": -1.0},
+        {"model": dataclasses.replace(MODEL, quantizer="vq")},  # with balance_weight
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(InputError):
+        dataclasses.replace(TASK, **wrong)
