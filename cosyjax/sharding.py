@@ -19,10 +19,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cosyjax.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # the rows of a batch lie on both
 Rules = Sequence[tuple[str, str | None]]
 
 DEFAULT_RULES: Rules = (
-    ("batch", "data"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
@@ -31,9 +31,20 @@ DEFAULT_RULES: Rules = (
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """Returns a mesh over the first `data * fsdp * tensor` devices."""
-    wanted = data * fsdp * tensor
+    """Returns a mesh over the first `data * fsdp * tensor` devices; one size may be -1, the rest.
+
+    Raises:
+      InputError: more devices than there are, or a rest that does not come out whole.
+    """
     devices = jax.devices()
+    fixed = math.prod(size for size in (data, fsdp, tensor) if size != -1)
+    rest = len(devices) // fixed
+    if -1 in (data, fsdp, tensor) and fixed * rest != len(devices):
+        raise InputError(
+            f"a mesh of {data} x {fsdp} x {tensor}: {len(devices)} devices do not divide by {fixed}"
+        )
+    data, fsdp, tensor = (rest if size == -1 else size for size in (data, fsdp, tensor))
+    wanted = data * fsdp * tensor
     if wanted > len(devices):
         raise InputError(
             f"a mesh of {data} x {fsdp} x {tensor} needs {wanted} devices; {len(devices)} are here"
@@ -89,6 +100,16 @@ def _validate(
                 f"{name} {tuple(shape)}: {word}={size} does not divide over mesh axis {axis!r} "
                 f"of {mesh_shape[axis]}; it may be {', '.join(map(str, divisors[-12:]))}"
             )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, lead: int = 0) -> NamedSharding:
+    """Rows over BATCH_AXES; `lead` dimensions before them are not cut."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * lead, BATCH_AXES))
 
 
 def bytes_per_device(params: Any, shardings: Any) -> int:

@@ -17,6 +17,7 @@ VERBS = {
     "convert": "official model folder or hub id to a bundle",
     "export": "bundle to an official model folder",
     "parity": "run golden files of the official modules through ours",
+    "train": "train a stage, or resume it",
     "bench": "time every stage",
 }
 EXIT_INPUT = 2
