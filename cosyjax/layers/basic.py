@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from cosyjax.ops import product
 
 Axes = Sequence[str | None]
+# A dense layer adds (x @ down) @ up where its parameters hold these; see train/tasks/lora.py.
+LORA_DOWN, LORA_UP = "lora_down", "lora_up"
 
 
 def boxed(init: nn.initializers.Initializer, axes: Axes) -> nn.initializers.Initializer:
@@ -35,6 +37,10 @@ class Dense(nn.Module):
         init = boxed(nn.initializers.lecun_normal(), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = product.dense(x, kernel, compute=self.compute)
+        if self.has_variable("params", LORA_UP):
+            down, up = (self.get_variable("params", name) for name in (LORA_DOWN, LORA_UP))
+            low = product.dense(x, down, compute=self.compute)
+            y = y + product.dense(low, up, compute=self.compute)
         if self.use_bias:
             zeros = boxed(nn.initializers.zeros, self.axes[1:])
             y = y + self.param("bias", zeros, (self.features,), jnp.float32)

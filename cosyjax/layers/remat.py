@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from cosyjax.errors import InputError
+from cosyjax.ops import product
 
 REMAT_POLICIES = ("none", "dots", "full")
 
@@ -32,7 +33,8 @@ def remat(module: Any, policy: str, methods: Sequence[str], *, scanned: bool = F
     """
     if policy == "none":
         return module
-    saveable = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # By name: policies that look for products do not see into those with a gradient of their own.
+    saveable = jax.checkpoint_policies.save_only_these_names(product.DENSE)
     return nn.remat(
         module,
         policy=saveable if policy == "dots" else None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 STACKED = "layers"
 _LAYER = re.compile(r"layers_(\d+)$")
@@ -20,7 +21,7 @@ def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     if not layers:
         return rest
     ordered = [layers[index] for index in range(len(layers))]
-    return rest | {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)}
+    return rest | {STACKED: jax.tree.map(lambda *leaves: _stack(leaves), *ordered)}
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +70,12 @@ def round_kernels(params: Mapping[str, Any], keep: Collection[str] = ()) -> dict
         return leaf.astype(jnp.bfloat16) if rounded else leaf
 
     return jax.tree_util.tree_map_with_path(one, dict(params))
+
+
+def _stack(leaves: Sequence[Any]) -> Any:
+    """Arrays of the host stay there: a checkpoint may be larger than a device."""
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    return np.stack(leaves) if on_host else jnp.stack(leaves)
 
 
 def _descend(function: Any, value: Any) -> Any:

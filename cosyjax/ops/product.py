@@ -18,11 +18,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cosyjax.errors import InputError
 from cosyjax.ops import fast_conv
 
 Compute = Literal["float32", "bfloat16", "bfloat16x3"]
+DENSE = "dense"  # name of the results of `dense`
 COMPUTE_TYPES: tuple[Compute, ...] = ("float32", "bfloat16", "bfloat16x3")
 
 # Convolution by tiles saves half the products; with few channels or frames its sums cost as much.
@@ -117,8 +119,8 @@ def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def dense(x: jax.Array, kernel: jax.Array, *, compute: str = "float32") -> jax.Array:
-    """[..., D] @ [D, E] -> [..., E] float32."""
-    return einsum("...d,de->...e", x, kernel, compute=compute)
+    """[..., D] @ [D, E] -> [..., E] float32; named DENSE for what a backward pass keeps."""
+    return checkpoint_name(einsum("...d,de->...e", x, kernel, compute=compute), DENSE)
 
 
 def conv1d(

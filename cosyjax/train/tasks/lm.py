@@ -1,0 +1,130 @@
+"""Training the text-speech language model on packed sequences.
+
+CosyVoice 2 (arXiv 2412.10117) section 2.3. From scratch, from a Qwen2 text checkpoint, or from a
+bundle (`pretrained`); with `lora.rank` the model is frozen and low-rank corrections train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cosyjax.errors import InputError
+from cosyjax.layers import stacking
+from cosyjax.layers.attention import Span
+from cosyjax.losses.lm import TokenLoss, cross_entropy
+from cosyjax.models import text_speech_lm
+from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
+from cosyjax.ops.interleave import Layout
+from cosyjax.shapes import TOKEN_RATE_HZ
+from cosyjax.train import init as starts
+from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
+from cosyjax.train.tasks import lora as low_rank
+from cosyjax.train.tasks.lora import LoRAConfig
+
+GROUP = "text_speech_lm"
+BASE, LORA = "base", "lora"
+# Of the positions of a batch; read speech has 25 speech tokens to 3 to 5 text tokens a second.
+SPEECH_SHARE = 0.85
+
+
+@dataclasses.dataclass(frozen=True)
+class LMTask:
+    """Next-token prediction of speech.
+
+    A batch holds `ids`, `kinds`, `targets`, `segment_ids` and `positions`, int32 [B, L] each: see
+    `ops.interleave`; sequences of one row have different segment ids and count positions from 0.
+    """
+
+    model: TextSpeechLMConfig = TextSpeechLMConfig(scan_layers=True)
+    smoothing: float = 0.0  # of the training targets; official: 0
+    lora: LoRAConfig = LoRAConfig()  # rank 0: everything trains
+
+    def __post_init__(self) -> None:
+        if self.model.fused:
+            raise InputError("fused=True is a form for inference; training needs fused=False")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise InputError(f"smoothing={self.smoothing} must lie in [0, 1)")
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws the model: one group, or with `lora` the frozen "base" and the trained "lora"."""
+        base = text_speech_lm.init_boxed(self.model, key)
+        if not self.lora.rank:
+            return {GROUP: base}
+        corrections = low_rank.init_boxed(base, self.lora, jax.random.fold_in(key, 1))
+        return {BASE: base, LORA: corrections}
+
+    def pretrained(self, path: Path | str) -> Params:
+        """Reads parameters that take the place of drawn ones; see `train.init.replace`.
+
+        Args:
+          path: a bundle, or the folder of a Qwen2 text checkpoint.
+        """
+        tree = starts.read_lm(path, self.exported)
+        tree = stacking.stack_layers(tree) if self.model.scan_layers else tree
+        return {BASE if self.lora.rank else GROUP: tree}
+
+    def turns(self) -> tuple[Turn, ...]:
+        """One update of everything, or of the corrections alone."""
+        return (Turn(LORA if self.lora.rank else GROUP, self.loss),)
+
+    def loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Mean over the positions with a target; "weight" is how many there are."""
+        found = self._score(params, batch, self.smoothing)
+        return found.mean, {"weight": found.num_targets, "accuracy": found.accuracy}
+
+    def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
+        """Cross entropy in nats, without smoothing, and accuracy."""
+        found = self._score(params, batch, 0.0)
+        return {"loss": found.mean, "accuracy": found.accuracy, "weight": found.num_targets}
+
+    def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
+        """Three forward passes (two where no kernel has a gradient), each position seeing half.
+
+        Shapes do not tell text from speech, so the audio is an estimate; see SPEECH_SHARE.
+        """
+        rows, length = batch["ids"]
+        tokens = float(rows * length)
+        forward = tokens * self.model.flops_per_token((length + 1) // 2)
+        passes = 2.0 if self.lora.rank else 3.0
+        return Cost(passes * forward, tokens, tokens * SPEECH_SHARE / TOKEN_RATE_HZ)
+
+    def samples(self, params: Params, batch: Batch, key: jax.Array) -> list[Sample]:
+        """Nothing: speech tokens alone have no sound."""
+        return []
+
+    def modules(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model with the corrections merged in, layer by layer."""
+        tree = params[GROUP] if not self.lora.rank else self._merged(params)
+        return {GROUP: self.exported}, {GROUP: stacking.unstack_layers(tree)}
+
+    @property
+    def exported(self) -> TextSpeechLMConfig:
+        """The model's sizes, without how it trains."""
+        return dataclasses.replace(
+            self.model, scan_layers=False, remat="none", compute="float32", row_compute="float32"
+        )
+
+    def _merged(self, params: Params) -> dict[str, Any]:
+        return low_rank.merge(params[BASE], params[LORA], self.lora.scale)
+
+    def _score(self, params: Params, batch: Batch, smoothing: float) -> TokenLoss:
+        if self.lora.rank:
+            tree = low_rank.attach(params[BASE], params[LORA], self.lora.scale)
+        else:
+            tree = params[GROUP]
+        return score(self.model, tree, batch, smoothing)
+
+
+def score(model: TextSpeechLMConfig, tree: Any, batch: Batch, smoothing: float) -> TokenLoss:
+    """Cross entropy of packed sequences under unboxed parameters."""
+    lengths = jnp.full(batch["ids"].shape[:1], batch["ids"].shape[1], jnp.int32)
+    layout = Layout(batch["ids"], batch["kinds"], batch["targets"], lengths)
+    span = Span(segment_ids=batch["segment_ids"], positions=batch["positions"])
+    logits: Any = TextSpeechLM(model).apply({"params": tree}, layout, span)
+    return cross_entropy(logits, batch["targets"], smoothing)
