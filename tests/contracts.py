@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -127,3 +130,31 @@ def assert_causal(
         edge = min(last_seen(t), num_frames - 1)
         assert np.all(jacobian[t, edge + 1 :] == 0), f"frame {t} sees beyond {edge}"
         assert jacobian[t, edge] > 0, f"frame {t} does not see {edge}: a dead layer"
+
+
+def assert_resumes(config: Any, folder: Path, *, half: int = 5) -> None:
+    """Twice `half` steps equal `half`, a restore and `half` again: losses and parameters, exactly.
+
+    Args:
+      config: a TrainConfig; its numbers of steps are set here.
+      folder: an empty folder.
+      half: steps before the restore.
+    """
+    from cosyjax.train.loop import train
+    from cosyjax.train.report import METRICS, read_metrics
+
+    config = dataclasses.replace(
+        config, num_steps=2 * half, checkpoint_every=half, keep_last=2, eval_every=-1
+    )
+    quiet = lambda line: None
+    whole = train(config, folder / "whole", tell=quiet)
+    shutil.copytree(folder / "whole", folder / "resumed")
+    shutil.rmtree(folder / "resumed" / "checkpoints" / str(2 * half))
+    lines = (folder / "resumed" / METRICS).read_text().splitlines(keepends=True)
+    (folder / "resumed" / METRICS).write_text("".join(lines[: half + 1]))
+    resumed = train(config, folder / "resumed", tell=quiet)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    wanted, got = (read_metrics(folder / name) for name in ("whole", "resumed"))
+    assert [row["step"] for row in got] == list(range(1, 2 * half + 1))
+    assert [row["loss"] for row in got] == [row["loss"] for row in wanted]

@@ -57,6 +57,6 @@ def name_batch(pipeline: Any, records: np.ndarray | None) -> list[str]:
     numbers = [int(n) for n in np.unique(records) if n >= 0]
     if hasattr(pipeline, "name_records"):
         return list(pipeline.name_records("train", numbers))
-    from cosyjax.data.config import name_records
+    from cosyjax.data.pipeline import name_records
 
     return name_records(pipeline, "train", numbers)

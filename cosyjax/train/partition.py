@@ -1,4 +1,4 @@
-"""Where everything lies: the state by its logical axes, the batch by its rows, and a table of it."""
+"""Where all lies: the state by its logical axes, the batch by its rows, and a table of it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _rows(group: str, tree: Any, shardings: Any) -> list[tuple[str, str, str, st
     for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
         name = ".".join([group, *(str(getattr(p, "key", p)) for p in path)])
         spec = tuple(where.spec)
-        cut = "x".join(str(axis) for axis in spec if axis) or "replicated"
+        cut = " x ".join(str(axis) for axis in spec if axis) or "replicated"
         size = int(np.prod(where.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         rows.append((name, str(list(leaf.shape)), cut, f"{size:,}"))
     return rows

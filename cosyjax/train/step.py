@@ -59,8 +59,8 @@ def make_step(
             rate = optimizer.schedule(state.step)
             updates = jax.tree.map(lambda d: -rate * d, direction)
             params[turn.group] = optax.apply_updates(own, updates)
-            norms = {"grad_norm": optax.global_norm(grads), "lr": rate}
-            found.append(metrics | norms | {"update_norm": optax.global_norm(updates)})
+            norms = {"grad_norm": optax.tree.norm(grads), "lr": rate}
+            found.append(metrics | norms | {"update_norm": optax.tree.norm(updates)})
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = {g: _average(tree, params[g], decay) for g, tree in state.ema.items()}
         state = TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)

@@ -1,0 +1,136 @@
+"""The flow as a stage: what is drawn, what is masked, over-fitting, export."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cosyjax import config as configs
+from cosyjax.errors import InputError
+from cosyjax.infer.modules import parameter_shapes
+from cosyjax.models.flow import FlowTrainingConfig
+from cosyjax.ops.interleave import IGNORED
+from cosyjax.train.task import Params
+from cosyjax.train.tasks import flow as stage
+from cosyjax.train.tasks.flow import GROUP, FlowTask
+from tests.products import matrix_products
+from tests.tiny_flow import MELS, TINY, tiny_params
+from tests.train.tasks.tiny_lm import fit
+
+TASK = FlowTask(TINY)
+KEY = jax.random.key(3)
+TOKENS = 6
+LENGTHS = np.array([TOKENS, 4], np.int32)
+STREAM = np.random.default_rng(0)
+BATCH = {
+    "speech_tokens": STREAM.integers(0, 9, (2, TOKENS), dtype=np.int32),
+    "num_tokens": LENGTHS,
+    "mel": STREAM.standard_normal((2, 2 * TOKENS, MELS), np.float32),
+    "speaker_embedding": STREAM.standard_normal((2, 5), np.float32),
+}
+LOSS = jax.jit(TASK.loss)
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return {GROUP: tiny_params()}
+
+
+def with_mel(row: int, frame: int, value: float) -> dict:
+    mel = BATCH["mel"].copy()
+    mel[row, frame] = value
+    return BATCH | {"mel": mel}
+
+
+def test_a_frame_of_the_padding_leaves_loss_and_gradient_finite_and_equal(params: Params) -> None:
+    before, metrics = LOSS(params, BATCH, KEY)
+    assert float(LOSS(params, with_mel(1, 8, np.nan), KEY)[0]) == float(before)
+    assert float(LOSS(params, with_mel(1, 7, 9.0), KEY)[0]) != float(before)
+    assert float(metrics["weight"]) == 20
+
+
+def test_the_key_moves_the_loss_but_not_the_held_out_loss(params: Params) -> None:
+    assert float(LOSS(params, BATCH, KEY)[0]) != float(LOSS(params, BATCH, jax.random.key(4))[0])
+    evaluate = jax.jit(TASK.evaluate)
+    first = float(evaluate(params, BATCH, KEY)["loss"])
+    assert float(evaluate(params, BATCH, jax.random.key(4))["loss"]) == first
+    other = BATCH | {"speech_tokens": (BATCH["speech_tokens"] + 1) % 9}
+    assert float(evaluate(params, other, KEY)["loss"]) != first
+
+
+def test_an_empty_batch_of_rows_costs_nothing_and_is_finite(params: Params) -> None:
+    empty = jax.tree.map(np.zeros_like, BATCH)
+    grads = jax.jit(jax.grad(lambda p: TASK.loss(p, empty, KEY)[0]))(params)
+    assert all(bool(jnp.all(g == 0)) for g in jax.tree.leaves(grads))
+
+
+def test_one_batch_over_fits(params: Params) -> None:
+    how = dataclasses.replace(TINY.training, condition_dropout=0.0)
+    task = FlowTask(dataclasses.replace(TINY, training=how))
+    _, losses = fit(task, params, BATCH, 0.02, 120)
+    assert losses[-1] < losses[0] / 5
+
+
+def test_an_exported_flow_has_the_trees_of_a_bundle(params: Params) -> None:
+    how = FlowTrainingConfig(masks="paper", remat="full")
+    task = FlowTask(dataclasses.replace(TINY, compute="bfloat16", training=how))
+    found, trees = task.modules(params)
+    config = found["flow"]
+    assert config.compute == "float32" and config.training == FlowTrainingConfig(masks="paper")
+    flat = jax.tree_util.tree_leaves_with_path(trees["flow"])
+    given = {".".join(e.key for e in path): leaf.shape for path, leaf in flat}
+    assert given == parameter_shapes("flow", config)
+
+
+def test_every_parameter_has_names_for_its_axes() -> None:
+    shapes = jax.eval_shape(TASK.init, KEY)
+    for leaf in jax.tree.leaves(shapes, is_leaf=lambda x: hasattr(x, "names")):
+        assert len(leaf.names) == leaf.value.ndim
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_recomputation_changes_neither_loss_nor_gradient(params: Params, remat: str) -> None:
+    if remat == "none":
+        return
+    how = dataclasses.replace(TINY.training, remat=remat)
+    task = FlowTask(dataclasses.replace(TINY, training=how))
+    run = lambda t: jax.jit(jax.value_and_grad(lambda p: t.loss(p, BATCH, KEY)[0]))(params)
+    (loss, grads), (wanted, plain) = run(task), run(TASK)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, plain)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_bfloat16_training_multiplies_float32_in_the_time_embedding_alone(remat: str) -> None:
+    how = dataclasses.replace(TINY.training, remat=remat)
+    task = FlowTask(dataclasses.replace(TINY, compute="bfloat16", training=how))
+    shapes = jax.eval_shape(lambda: {GROUP: tiny_params()})
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p: task.loss(p, BATCH, KEY)[0]))(shapes)
+    products = list(matrix_products(jaxpr.jaxpr))
+    exact = [flops for types, flops in products if types != ("bfloat16", "bfloat16")]
+    # The time embedding (two layers) and its share in each of the three stages, and the speaker's
+    # projection: one row per utterance. Forward, and backward to kernels and inputs.
+    assert len(exact) <= 3 * (2 + 3 + 1) and len(products) - len(exact) > 60
+
+
+def test_flops_are_those_of_the_traced_forward_pass() -> None:
+    from cosyjax.losses.flow import FlowBatch, draw_flow, flow_terms
+    from cosyjax.models.flow import FlowMatching
+
+    batch = FlowBatch(*(jnp.asarray(BATCH[name]) for name in FlowBatch._fields))
+    draws = draw_flow(KEY, TINY, batch.num_tokens, 2 * TOKENS)
+    run = lambda p: flow_terms(FlowMatching(TINY), p, batch, draws).velocity
+    jaxpr = jax.make_jaxpr(run)(jax.eval_shape(tiny_params))
+    counted = sum(flops for _, flops in matrix_products(jaxpr.jaxpr))
+    assert 0.8 < 2 * stage.flops_per_row(TINY, TOKENS) / counted < 1.1
+    assert TASK.cost({"speech_tokens": (2, TOKENS)}).flops == 6 * stage.flops_per_row(TINY, TOKENS)
+
+
+def test_the_config_survives_a_round_trip() -> None:
+    assert configs.from_dict(FlowTask, configs.to_dict(TASK)) == TASK
+    estimator = dataclasses.replace(TINY.estimator, fused=True)
+    with pytest.raises(InputError, match="fused"):
+        FlowTask(dataclasses.replace(TINY, estimator=estimator))
+    assert TASK.samples({}, BATCH, KEY) == [] and IGNORED < 0
