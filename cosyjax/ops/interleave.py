@@ -13,14 +13,16 @@ The unistream layout is the bistream layout without full blocks.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SPECIAL, TEXT, SPEECH, PADDING = 0, 1, 2, 3  # which table an id belongs to
 SOS, TASK = 0, 1  # ids of kind SPECIAL
 IGNORED = -1  # target of a position that is not learned
+Array = jax.Array | np.ndarray
 
 
 class Layout(NamedTuple):
@@ -33,8 +35,8 @@ class Layout(NamedTuple):
 
 
 def choose_bistream(
-    draws: jax.Array, num_text: jax.Array, num_speech: jax.Array, ratio: tuple[int, int] = (5, 15)
-) -> jax.Array:
+    draws: Array, num_text: Array, num_speech: Array, ratio: tuple[int, int] = (5, 15)
+) -> Array:
     """Says which samples are laid out as bistream.
 
     Args:
@@ -51,15 +53,16 @@ def choose_bistream(
 
 
 def interleave(
-    text: jax.Array,
-    num_text: jax.Array,
-    speech: jax.Array,
-    num_speech: jax.Array,
-    bistream: jax.Array | None = None,
+    text: Array,
+    num_text: Array,
+    speech: Array,
+    num_speech: Array,
+    bistream: Array | None = None,
     *,
     codebook_size: int,
     ratio: tuple[int, int] = (5, 15),
     with_targets: bool = True,
+    xp: Any = jnp,
 ) -> Layout:
     """Lays out a batch.
 
@@ -73,6 +76,8 @@ def interleave(
       codebook_size: speech codes; eos is that id, fill two ids further.
       ratio: (n, m), text and speech tokens of a bistream block.
       with_targets: False for a prompt, which has no targets.
+      xp: `jax.numpy`, or `numpy`, whose arrays then come back: the data pipeline's threads must
+        not compile a program for every length.
 
     Returns:
       A Layout of static length S + T + 2, padded on the right.
@@ -81,50 +86,55 @@ def interleave(
     num_blocks = 0 * num_text if bistream is None else (num_text // n) * bistream
     blocks_end = num_blocks * (n + m)
     # q counts positions after sos, which is at -1.
-    q = jnp.arange(text.shape[1] + speech.shape[1] + 2, dtype=jnp.int32)[None] - 1
+    q = xp.arange(text.shape[1] + speech.shape[1] + 2, dtype=xp.int32)[None] - 1
     in_blocks = q < blocks_end[:, None]
     block, offset = q // (n + m), q % (n + m)
     tail = q - blocks_end[:, None]  # position within what follows the full blocks
     rest = (num_text - n * num_blocks)[:, None]  # text tokens there; then task
 
-    text_index = jnp.where(in_blocks, block * n + offset, n * num_blocks[:, None] + tail)
-    is_text = jnp.where(in_blocks, offset < n, tail < rest) & (q >= 0)
-    next_speech = jnp.where(in_blocks, block * m + offset - n + 1, m * num_blocks[:, None])
-    next_speech = next_speech + jnp.where(in_blocks, 0, tail - rest)  # the one to be predicted
+    text_index = xp.where(in_blocks, block * n + offset, n * num_blocks[:, None] + tail)
+    is_text = xp.where(in_blocks, offset < n, tail < rest) & (q >= 0)
+    next_speech = xp.where(in_blocks, block * m + offset - n + 1, m * num_blocks[:, None])
+    next_speech = next_speech + xp.where(in_blocks, 0, tail - rest)  # the one to be predicted
     is_task = ~in_blocks & (tail == rest)
     is_speech = ~is_text & ~is_task & (q >= 0) & (next_speech <= num_speech[:, None])
 
-    lengths = _length(num_text, num_speech, num_blocks, ratio)
+    lengths = _length(num_text, num_speech, num_blocks, ratio, xp)
     valid = (q + 1) < lengths[:, None]
-    kinds = jnp.where(is_text, TEXT, jnp.where(is_speech, SPEECH, SPECIAL))
-    kinds = jnp.where(valid, kinds, PADDING)
-    ids = jnp.where(kinds == TEXT, _take(text, text_index), jnp.where(q < 0, SOS, TASK))
-    ids = jnp.where(kinds == SPEECH, _take(speech, next_speech - 1), ids) * valid
+    kinds = xp.where(is_text, TEXT, xp.where(is_speech, SPEECH, SPECIAL))
+    kinds = xp.where(valid, kinds, PADDING)
+    ids = xp.where(kinds == TEXT, _take(text, text_index, xp), xp.where(q < 0, SOS, TASK))
+    ids = xp.where(kinds == SPEECH, _take(speech, next_speech - 1, xp), ids) * valid
 
-    targets = jnp.full_like(ids, IGNORED)
+    targets = xp.full_like(ids, IGNORED)
     if with_targets:
-        first = jnp.where(in_blocks, n - 1, rest)  # from here on a block predicts speech
-        learned = valid & (q >= 0) & (jnp.where(in_blocks, offset, tail) >= first)
-        ended = jnp.where(in_blocks, offset == n + m - 1, next_speech >= num_speech[:, None])
-        end_id = jnp.where(in_blocks, codebook_size + 2, codebook_size)
-        targets = jnp.where(ended, end_id, _take(speech, next_speech))
-        targets = jnp.where(learned, targets, IGNORED)
-    return Layout(*(x.astype(jnp.int32) for x in (ids, kinds, targets, lengths)))
+        first = xp.where(in_blocks, n - 1, rest)  # from here on a block predicts speech
+        learned = valid & (q >= 0) & (xp.where(in_blocks, offset, tail) >= first)
+        ended = xp.where(in_blocks, offset == n + m - 1, next_speech >= num_speech[:, None])
+        end_id = xp.where(in_blocks, codebook_size + 2, codebook_size)
+        targets = xp.where(ended, end_id, _take(speech, next_speech, xp))
+        targets = xp.where(learned, targets, IGNORED)
+    columns: Any = (ids, kinds, targets, lengths)
+    return Layout(*(column.astype(xp.int32) for column in columns))
 
 
 def _length(
-    num_text: jax.Array, num_speech: jax.Array, num_blocks: jax.Array, ratio: tuple[int, int]
-) -> jax.Array:
+    num_text: Array,
+    num_speech: Array,
+    num_blocks: Array,
+    ratio: tuple[int, int],
+    xp: Any,
+) -> Array:
     """Valid positions; a sequence that ends inside a block has neither later text nor task."""
     n, m = ratio
     whole = num_text + num_speech + 2
     used = -(-num_speech // m)  # blocks that the speech reaches
     cut = 1 + used * n + num_speech
-    return jnp.where(num_speech < num_blocks * m, cut, whole)
+    return xp.where(num_speech < num_blocks * m, cut, whole)
 
 
-def _take(tokens: jax.Array, index: jax.Array) -> jax.Array:
+def _take(tokens: Array, index: Array, xp: Any) -> Array:
     """tokens[b, index[b, l]], clipped; an empty table gives zeros."""
     if tokens.shape[1] == 0:
-        return jnp.zeros(index.shape, tokens.dtype)
-    return jnp.take_along_axis(tokens, jnp.clip(index, 0, tokens.shape[1] - 1), axis=1)
+        return xp.zeros(index.shape, tokens.dtype)
+    return xp.take_along_axis(tokens, xp.clip(index, 0, tokens.shape[1] - 1), axis=1)

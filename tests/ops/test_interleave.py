@@ -79,3 +79,13 @@ def test_bistream_needs_a_low_draw_and_strictly_more_than_three_times_the_speech
     num_text, num_speech = jnp.asarray([10, 10, 10, 10]), jnp.asarray([31, 31, 30, 31])
     got = interleave.choose_bistream(draws, num_text, num_speech)
     np.testing.assert_array_equal(got, [True, False, False, True])
+
+
+def test_numpy_arrays_give_the_same_layout_without_jax():
+    batch = _batch([(7, 33), (10, 41), (4, 20)])
+    bistream = np.asarray([True, False, True])
+    got = interleave.interleave(*batch, bistream, codebook_size=CODES, xp=np)
+    wanted = lay_out(*batch, bistream, codebook_size=CODES)
+    for array, expected in zip(got, wanted, strict=True):
+        assert isinstance(array, np.ndarray) and array.dtype == np.int32
+        np.testing.assert_array_equal(array, expected)
