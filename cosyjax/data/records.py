@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def feature_spec(kind: str) -> Any:
     arrays = {
         "text_tokens": array((None,), np.int32),
         "speech_tokens": array((None,), np.int32),
-        "speaker_embedding": array((shapes.SPEAKER_DIM,), np.float32),
+        "speaker_embedding": array((None,), np.float32),
         "mel": array((None, shapes.NUM_MELS), np.float16),
         "f0": array((None,), np.float32),
     }
@@ -136,13 +137,12 @@ class RecordSource:
         if not 0 <= number < self._length or self._records is None:
             raise IndexError(f"{self!r} has records 0 to {self._length - 1}, not {number}")
         try:
-            record = feature_spec(self._kind).deserialize_example_np(self._records[int(number)])
+            return _decoded(self._records[int(number)], self._kind)
         except Exception as error:  # damaged bytes end in errors of many libraries
             raise InputError(
                 f"{self!r}: record {number} ({self.column('id')[number]}) is unreadable: {error}; "
                 "delete its part folder and run cosyjax prepare again"
             ) from error
-        return {name: _as_text(name, value) for name, value in record.items()}
 
     def column(self, name: str) -> list[Any]:
         """One value for every record, without reading records.
@@ -170,8 +170,21 @@ def record_files(folder: Path, kind: str) -> list[Path]:
     return sorted((folder / kind / VERSION).glob("*.array_record-*"))
 
 
-def _as_text(name: str, value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) and name != "audio" else value
+def read_part(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """Reads the records of one part in order."""
+    from array_record.python import array_record_module
+
+    for path in record_files(folder, kind):
+        reader = array_record_module.ArrayRecordReader(str(path))
+        for number in range(reader.num_records()):
+            yield _decoded(reader.read([number])[0], kind)
+        reader.close()
+
+
+def _decoded(encoded: bytes, kind: str) -> dict[str, Any]:
+    record = feature_spec(kind).deserialize_example_np(encoded)
+    texts = {n: v.decode() for n, v in record.items() if isinstance(v, bytes) and n != "audio"}
+    return {**record, **texts}
 
 
 def open_source(path: Path | str, kind: str, split: str) -> RecordSource:
