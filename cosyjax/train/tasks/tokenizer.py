@@ -149,8 +149,7 @@ class TokenizerTask:
         # A row without speech has not even an end to predict.
         num_text = jnp.where(batch["num_samples"] > 0, batch["num_text"], -1)
         end = self.model.asr.end_token
-        loss, metrics = losses.asr_loss(output.asr_logits, batch["text_tokens"], num_text, end)
-        return loss, {"weight": metrics["num_targets"], "accuracy": metrics["accuracy"]}
+        return losses.asr_loss(output.asr_logits, batch["text_tokens"], num_text, end)
 
 
 def _codebook(metrics: Metrics) -> Metrics:

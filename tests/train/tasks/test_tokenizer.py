@@ -93,7 +93,7 @@ def test_padding_and_empty_rows_move_neither_loss_nor_gradient(stage):
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
     wanted, got = (evaluate(params, batch_of(poison), key) for poison in (0.0, np.nan))
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
-    assert float(got["weight"]) == 4 + 2  # each text and its end
+    assert float(got["num_targets"]) == 4 + 2  # each text and its end
 
 
 def test_every_parameter_learns(stage):
