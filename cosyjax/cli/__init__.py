@@ -18,6 +18,7 @@ VERBS = {
     "export": "bundle to an official model folder",
     "parity": "run golden files of the official modules through ours",
     "train": "train a stage, or resume it",
+    "bundle": "put trained stages together to a bundle",
     "bench": "time every stage",
 }
 EXIT_INPUT = 2
