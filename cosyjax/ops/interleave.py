@@ -76,8 +76,7 @@ def interleave(
       codebook_size: speech codes; eos is that id, fill two ids further.
       ratio: (n, m), text and speech tokens of a bistream block.
       with_targets: False for a prompt, which has no targets.
-      xp: `jax.numpy`, or `numpy`, whose arrays then come back: the data pipeline's threads must
-        not compile a program for every length.
+      xp: `jax.numpy`, or `numpy` for numpy arrays, which no length makes compile.
 
     Returns:
       A Layout of static length S + T + 2, padded on the right.
@@ -85,8 +84,7 @@ def interleave(
     n, m = ratio
     num_blocks = 0 * num_text if bistream is None else (num_text // n) * bistream
     blocks_end = num_blocks * (n + m)
-    # q counts positions after sos, which is at -1.
-    q = xp.arange(text.shape[1] + speech.shape[1] + 2, dtype=xp.int32)[None] - 1
+    q = xp.arange(text.shape[1] + speech.shape[1] + 2, dtype=xp.int32)[None] - 1  # sos is at -1
     in_blocks = q < blocks_end[:, None]
     block, offset = q // (n + m), q % (n + m)
     tail = q - blocks_end[:, None]  # position within what follows the full blocks
@@ -105,7 +103,6 @@ def interleave(
     kinds = xp.where(valid, kinds, PADDING)
     ids = xp.where(kinds == TEXT, _take(text, text_index, xp), xp.where(q < 0, SOS, TASK))
     ids = xp.where(kinds == SPEECH, _take(speech, next_speech - 1, xp), ids) * valid
-
     targets = xp.full_like(ids, IGNORED)
     if with_targets:
         first = xp.where(in_blocks, n - 1, rest)  # from here on a block predicts speech
@@ -114,8 +111,7 @@ def interleave(
         end_id = xp.where(in_blocks, codebook_size + 2, codebook_size)
         targets = xp.where(ended, end_id, _take(speech, next_speech, xp))
         targets = xp.where(learned, targets, IGNORED)
-    columns: Any = (ids, kinds, targets, lengths)
-    return Layout(*(column.astype(xp.int32) for column in columns))
+    return Layout(*(xp.asarray(x, xp.int32) for x in (ids, kinds, targets, lengths)))
 
 
 def _length(
