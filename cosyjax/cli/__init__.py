@@ -17,6 +17,7 @@ VERBS = {
     "convert": "official model folder or hub id to a bundle",
     "export": "bundle to an official model folder",
     "parity": "run golden files of the official modules through ours",
+    "prepare": "recordings and transcripts to a data folder, and features by a bundle",
     "train": "train a stage, or resume it",
     "bundle": "put trained stages together to a bundle",
     "bench": "time every stage",

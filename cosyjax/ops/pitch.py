@@ -25,8 +25,8 @@ class PitchConfig:
     hop_samples: int = shapes.SAMPLES_PER_FRAME
     fmin_hz: float = 60.0
     fmax_hz: float = 500.0
-    trough: float = 0.1  # the first lag whose normalised difference lies below it is the period
-    voiced_below: float = 0.3  # aperiodicity at the period above which a frame is unvoiced
+    trough: float = 0.15  # the first lag whose normalised difference lies below it is the period
+    voiced_below: float = 0.35  # aperiodicity at the period above which a frame is unvoiced
     floor_db: float = -50.0  # below the loudest frame of the recording a frame is unvoiced
 
     def __post_init__(self) -> None:
