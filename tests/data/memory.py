@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from cosyjax.data.config import rows_of_process
 from cosyjax.errors import InputError
@@ -119,3 +121,34 @@ def assert_disjoint(pipeline, sources, *, num_processes=2, count=4):
         for step in zip(*parts, strict=True)
     ]
     assert_same(joined, whole)
+
+
+def recordings(count, seed=0, *, seconds=(0.6, 3.0), rate_hz=24_000, name="clip"):
+    """Records of kind "audio": wav files in which sample n of record r is a ramp of its own."""
+    random = np.random.default_rng(seed)
+    made = []
+    for index in range(count):
+        num_samples = int(rate_hz * random.uniform(*seconds))
+        made.append(
+            {
+                "id": f"{name}-{index}",
+                "speaker": f"s{index % 3}",
+                "lang": "en",
+                "text": "the cat sat on the mat"[: 3 + index % 12],
+                "audio": encoded(ramp(num_samples), rate_hz),
+                "duration_s": num_samples / rate_hz,
+            }
+        )
+    return made
+
+
+def ramp(num_samples):
+    """[N] float32 rising by 2**-18 a sample: a piece says where it was cut."""
+    return np.arange(num_samples, dtype=np.float32) / 2**18
+
+
+def encoded(wav, rate_hz):
+    """The bytes of a wav file that keeps float samples."""
+    file = io.BytesIO()
+    soundfile.write(file, wav, rate_hz, format="WAV", subtype="FLOAT")
+    return file.getvalue()

@@ -32,7 +32,9 @@ def test_the_same_transcripts_give_the_same_folder_and_loading_it_the_same_ids(t
     assert load_tokenizer(tmp_path / "a").encode(text) == made[0].encode(text)
 
 
-@pytest.mark.parametrize("texts, size, message", [(TEXTS, 275, "at least 276"), (["  "], 300, "no t")])
+@pytest.mark.parametrize(
+    "texts, size, message", [(TEXTS, 275, "at least 276"), (["  "], 300, "no t")]
+)
 def test_too_small_a_vocabulary_and_no_text_are_refused(tmp_path, texts, size, message):
     with pytest.raises(InputError, match=message):
         vocabulary.train_tokenizer(texts, size, tmp_path / "t")
