@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import importlib.metadata
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
         self.folder = workdir.absolute() / FOLDER
+        logging.getLogger("absl").addFilter(_not_about_metrics)
         policies = checkpoint_managers.preservation_policy
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics[LOSS],
@@ -158,6 +160,11 @@ class Checkpoints:
         self._manager.restore(step, args=args)
 
 
+def _not_about_metrics(record: logging.LogRecord) -> bool:
+    """Steps without an evaluation have no metrics; orbax would warn of each."""
+    return "did not provide metrics" not in record.getMessage()
+
+
 def holds_checkpoint(workdir: Path) -> bool:
     """True where a workdir holds a whole step."""
     folder = workdir / FOLDER
@@ -184,8 +191,7 @@ def read_workdir(workdir: Path, which: str = "best") -> tuple[TrainConfig, Param
     step = best[0] if which == "best" and best else latest
     assert step is not None, "a workdir with a checkpoint has a latest step"
     config = read_config(checkpoints.config(step))
-    boxed = jax.eval_shape(config_init(config), jax.random.key(0))
-    shapes = nn.meta.unbox(boxed)
+    shapes = nn.meta.unbox(jax.eval_shape(config.task.init, jax.random.key(0)))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
     target = {"params": jax.tree.map(place, shapes)}
@@ -196,11 +202,6 @@ def read_workdir(workdir: Path, which: str = "best") -> tuple[TrainConfig, Param
     got = checkpoints._manager.restore(step, args=ocp.args.Composite(**args))
     checkpoints.close()
     return config, {**got["params"], **(got["ema"] if "ema" in target else {})}
-
-
-def config_init(config: TrainConfig) -> Any:
-    """The initialiser of the task's parameters."""
-    return config.task.init
 
 
 def replace_params(state: TrainState, found: Params, source: str) -> TrainState:

@@ -41,20 +41,26 @@ def alone():
     return run(CONFIG, 20)
 
 
-@pytest.mark.parametrize("name", MESHES)
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_sharded_run_equals_a_single_device(alone, name: str, accumulate: int) -> None:
-    rows = ToyData(batch_size=16 if accumulate == 2 else 8)
-    config = dataclasses.replace(CONFIG, data=rows)
-    wanted = alone if accumulate == 1 else run(config, 20)
-    if accumulate == 2:
-        config = dataclasses.replace(config, task=dataclasses.replace(config.task, noise=0.0))
-        wanted = run(config, 20)
-    got = run(dataclasses.replace(config, mesh=MESHES[name], accumulate=accumulate), 20)
+def assert_equal_runs(got, wanted) -> None:
     np.testing.assert_allclose(got[2], wanted[2], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(wanted[1]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_sharded_run_equals_a_single_device_and_compiles_once(alone) -> None:
+    got = run(dataclasses.replace(CONFIG, mesh=MESHES["fsdp x tensor"]), 20)
+    assert_equal_runs(got, alone)
     assert got[0].step._cache_size() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_mesh_and_microbatches_equal_a_single_device(name: str, accumulate: int) -> None:
+    task = dataclasses.replace(CONFIG.task, noise=0.0)
+    config = dataclasses.replace(CONFIG, data=ToyData(batch_size=16), task=task)
+    got = run(dataclasses.replace(config, mesh=MESHES[name], accumulate=accumulate), 20)
+    assert_equal_runs(got, run(config, 20))
 
 
 def test_parameters_moments_and_averages_are_cut_alike() -> None:
