@@ -95,7 +95,8 @@ class BucketedPipeline(Pipeline):
             arrays["records"][i] = number_of(draw)
             for name, value in values.items():
                 value = np.asarray(value)
-                arrays[name][(i, *map(slice, value.shape))] = value
+                place: tuple[int | slice, ...] = (i, *(slice(size) for size in value.shape))
+                arrays[name][place] = value
         return arrays
 
 

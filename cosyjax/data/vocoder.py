@@ -9,12 +9,12 @@ import numpy as np
 
 from cosyjax.data import records
 from cosyjax.data.bucketed import BucketedPipeline
-from cosyjax.data.config import Source, SourceConfig
+from cosyjax.data.config import Source
 from cosyjax.data.pipeline import Arrays
 from cosyjax.data.skips import SkipLog
 from cosyjax.data.waveform import decode
 from cosyjax.errors import InputError
-from cosyjax.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, TOKEN_RATE_HZ
+from cosyjax.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 FRAME_RATE_HZ = SAMPLE_RATE_HZ // SAMPLES_PER_FRAME
 

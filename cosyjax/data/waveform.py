@@ -8,18 +8,22 @@ import numpy as np
 
 from cosyjax.errors import InputError
 from cosyjax.io.audio import read_raw
+from cosyjax.ops.resample import num_resampled
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Changes the rate of wav [N]: [ceil(N * to_hz / from_hz)] float32.
 
-    Differs from `ops.resample`, which compiles a program per length; this one runs in threads.
+    `ops.resample` would compile a program for every length. This is what librosa.resample calls,
+    which itself takes seconds to import.
     """
     if from_hz == to_hz:
         return wav
-    import librosa
+    import soxr
 
-    return librosa.resample(wav, orig_sr=from_hz, target_sr=to_hz, res_type="soxr_hq")
+    length = num_resampled(len(wav), from_hz, to_hz)
+    resampled = soxr.resample(wav, from_hz, to_hz, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))
 
 
 def decode(encoded: bytes, rate_hz: int) -> np.ndarray:
