@@ -38,13 +38,15 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = product.dense(x, kernel, compute=self.compute)
         if self.has_variable("params", LORA_UP):
-            down, up = (self.get_variable("params", name) for name in (LORA_DOWN, LORA_UP))
-            low = product.dense(x, down, compute=self.compute)
-            y = y + product.dense(low, up, compute=self.compute)
+            low = product.dense(x, self._kept(LORA_DOWN), compute=self.compute)
+            y = y + product.dense(low, self._kept(LORA_UP), compute=self.compute)
         if self.use_bias:
             zeros = boxed(nn.initializers.zeros, self.axes[1:])
             y = y + self.param("bias", zeros, (self.features,), jnp.float32)
         return y
+
+    def _kept(self, name: str) -> jax.Array:
+        return self.get_variable("params", name)
 
 
 class Conv(nn.Module):
