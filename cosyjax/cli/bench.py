@@ -13,13 +13,16 @@ from typing import Any
 
 from cosyjax.errors import InputError, nearest
 
+TRAIN = "train"  # the cases of training, by one name
 HEAD = ("case", "compute", "median s", "mad", "rate", "cold s", "warm s", "GiB", "x ref", "x rec")
 ROW = "{:<12} {:<20} {:>9} {:>7} {:>18} {:>7} {:>7} {:>6} {:>6} {:>6}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("cases", nargs="*", help="which cases; all by default")
+    parser.add_argument(
+        "cases", nargs="*", help=f"which cases, or {TRAIN!r}; all of inference by default"
+    )
     parser.add_argument("--dtype", help="float32, bfloat16 or auto (default)")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write every figure as JSON")
@@ -29,12 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the JSON."""
-    from cosyjax.eval.cases import CASES
+    from cosyjax.eval import cases
+    from cosyjax.train import bench as training
 
+    groups = {TRAIN: list(training.CASES)}
+    known = [*cases.CASES, *training.CASES, *groups]
     for name in args.cases:
-        if name not in CASES:
-            raise InputError(f"no case {name!r}; {nearest(name, CASES)}")
-    names = args.cases or list(CASES)
+        if name not in known:
+            raise InputError(f"no case {name!r}; {nearest(name, known)}")
+    names = [n for case in args.cases for n in groups.get(case, [case])] or list(cases.CASES)
     if args.in_process:
         rows = [_time(name, args) for name in names]
     else:
@@ -51,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _time(name: str, args: argparse.Namespace) -> dict[str, Any]:
     from cosyjax.convert import reference
+    from cosyjax.convert.reference_training import qwen2_training
     from cosyjax.eval import bench
     from cosyjax.eval.cases import CASES, DECODE_TOKENS, PREFILL_POSITIONS
+    from cosyjax.train import bench as training
     from cosyjax.infer.bundle import BundleConfig
     from cosyjax.infer.compute import make_plan
 
@@ -65,10 +73,14 @@ def _time(name: str, args: argparse.Namespace) -> dict[str, Any]:
             "lm_decode": lambda: reference.qwen2_decode(
                 config.lm, PREFILL_POSITIONS, DECODE_TOKENS
             ),
+            "train_lm": lambda: qwen2_training(
+                training.SMALL, training.sequence_lengths().tolist(), training.ROWS * training.ROW
+            ),
         }
         made = makers[name]() if name in makers else made
     plan = make_plan(args.dtype)
-    timing = bench.time_case(name, CASES[name], config, plan, reference=made, repeats=args.repeats)
+    case = (CASES | training.CASES)[name]
+    timing = bench.time_case(name, case, config, plan, reference=made, repeats=args.repeats)
     return {**vars(timing), "plan": plan.why}
 
 
