@@ -55,8 +55,8 @@ class FlowTask:
         """Draws the model."""
         return {GROUP: flow.init_boxed(self.model, key)}
 
-    def pretrained(self, path: Path | str) -> Params:
-        """Reads the flow of a bundle; see `train.init.replace`."""
+    def load(self, path: Path | str) -> Params:
+        """Reads the flow of a bundle, in the place of drawn parameters."""
         return {GROUP: starts.read_module(path, GROUP, self.exported)}
 
     def turns(self) -> tuple[Turn, ...]:

@@ -1,7 +1,7 @@
 """Training the text-speech language model on packed sequences.
 
 CosyVoice 2 (arXiv 2412.10117) section 2.3. From scratch, from a Qwen2 text checkpoint, or from a
-bundle (`pretrained`); with `lora.rank` the model is frozen and low-rank corrections train.
+bundle (`load`); with `lora.rank` the model is frozen and low-rank corrections train.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
 from cosyjax.train.tasks import lora as low_rank
 from cosyjax.train.tasks.lora import LoRAConfig
 
-GROUP = "text_speech_lm"
-BASE, LORA = "base", "lora"
+GROUP, LORA = "text_speech_lm", "lora"
 # Of the positions of a batch; read speech has 25 speech tokens to 3 to 5 text tokens a second.
 SPEECH_SHARE = 0.85
 
@@ -52,22 +51,22 @@ class LMTask:
             raise InputError(f"smoothing={self.smoothing} must lie in [0, 1)")
 
     def init(self, key: jax.Array) -> Params:
-        """Draws the model: one group, or with `lora` the frozen "base" and the trained "lora"."""
+        """Draws the model, and with `lora` a second group, which alone trains."""
         base = text_speech_lm.init_boxed(self.model, key)
         if not self.lora.rank:
             return {GROUP: base}
         corrections = low_rank.init_boxed(base, self.lora, jax.random.fold_in(key, 1))
-        return {BASE: base, LORA: corrections}
+        return {GROUP: base, LORA: corrections}
 
-    def pretrained(self, path: Path | str) -> Params:
-        """Reads parameters that take the place of drawn ones; see `train.init.replace`.
+    def load(self, path: Path | str) -> Params:
+        """Reads parameters that take the place of drawn ones.
 
         Args:
           path: a bundle, or the folder of a Qwen2 text checkpoint.
         """
         tree = starts.read_lm(path, self.exported)
         tree = stacking.stack_layers(tree) if self.model.scan_layers else tree
-        return {BASE if self.lora.rank else GROUP: tree}
+        return {GROUP: tree}
 
     def turns(self) -> tuple[Turn, ...]:
         """One update of everything, or of the corrections alone."""
@@ -111,11 +110,11 @@ class LMTask:
         )
 
     def _merged(self, params: Params) -> dict[str, Any]:
-        return low_rank.merge(params[BASE], params[LORA], self.lora.scale)
+        return low_rank.merge(params[GROUP], params[LORA], self.lora.scale)
 
     def _score(self, params: Params, batch: Batch, smoothing: float) -> TokenLoss:
         if self.lora.rank:
-            tree = low_rank.attach(params[BASE], params[LORA], self.lora.scale)
+            tree = low_rank.attach(params[GROUP], params[LORA], self.lora.scale)
         else:
             tree = params[GROUP]
         return score(self.model, tree, batch, smoothing)
