@@ -143,9 +143,9 @@ class SpeakerEncoder(nn.Module):
             x = BatchNorm(name="out_norm")(x, mask, statistics)
         pooled = pool_statistics(nn.relu(x), mask)
         embed = NormedConv(config.embed_dim, (1,), (1,), False, norm=False, name="embed")
-        always = jnp.ones((1, 1), bool)
-        embedding = embed(pooled[:, None], always, statistics)[:, 0]
-        embedding = BatchNorm(affine=False, name="embed_norm")(embedding, always, statistics)
+        present = (lengths > 0)[:, None]
+        embedding = embed(pooled[:, None], present[:, None], statistics)[:, 0]
+        embedding = BatchNorm(affine=False, name="embed_norm")(embedding, present, statistics)
         extras = ((statistics,) if train else ()) + ((kept,) if with_intermediates else ())
         return (embedding, *extras) if extras else embedding
 
