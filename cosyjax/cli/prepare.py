@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         prepare.prepare_audio(plan, _tell)
         _report(args.out, "audio", prepare.finish_audio(plan))
     if extract is not None:
-        prepare.prepare_features(args.out, *extract, config, _tell)
+        convert, made_by = extract
+        prepare.prepare_features(args.out, convert, made_by, config, _tell)
         _report(args.out, "features", prepare.finish_features(args.out))
     return 0
 
