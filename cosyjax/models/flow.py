@@ -105,7 +105,8 @@ class FlowMatching(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.token_embed = Embed(c.vocab_size, c.encoder.embed_dim)
+        # 3 ** 8 rows divide over no even number of devices; the table is small.
+        self.token_embed = Embed(c.vocab_size, c.encoder.embed_dim, axes=(None, "embed"))
         self.encoder = UpsampleEncoder(c.encoder, c.compute, c.training.remat)
         self.encoder_proj = Dense(c.estimator.num_mels, axes=("embed", None), compute=c.compute)
         self.speaker_proj = Dense(c.estimator.num_mels)
