@@ -8,17 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cosyjax.data.bucketed import BucketedPipeline
 from cosyjax.data.config import Source
 from cosyjax.data.pipeline import Arrays
 from cosyjax.data.skips import SkipLog
-from cosyjax.data.waveform import decode_crop
+from cosyjax.data.waveform import AudioPipeline
 from cosyjax.errors import InputError
 from cosyjax.shapes import TOKENIZER_RATE_HZ
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeakerData(BucketedPipeline):
+class SpeakerData(AudioPipeline):
     """Batches: `wav` float32 [B, N] at 16 kHz, `speaker` int32 [B], `records` int64 [B]."""
 
     crop_s: float = 3.0  # length of a piece; a shorter recording is repeated
@@ -55,5 +54,5 @@ class SpeakerData(BucketedPipeline):
     ) -> dict[str, Any]:
         """A piece of the recording."""
         num_samples = round(self.crop_s * TOKENIZER_RATE_HZ)
-        wav = decode_crop(record["audio"], TOKENIZER_RATE_HZ, num_samples, random)
+        wav = self.decoder.crop(record["audio"], TOKENIZER_RATE_HZ, num_samples, random)
         return {"wav": wav, "speaker": self._numbers[record["speaker"]]}

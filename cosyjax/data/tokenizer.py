@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cosyjax.data.bucketed import BucketedPipeline, bucket_of, check_buckets, rows_by_budget
+from cosyjax.data.bucketed import bucket_of, check_buckets, rows_by_budget
 from cosyjax.data.config import Source
-from cosyjax.data.pipeline import Arrays, Pipeline
+from cosyjax.data.pipeline import Arrays
 from cosyjax.data.skips import SkipLog
-from cosyjax.data.waveform import decode
+from cosyjax.data.waveform import AudioPipeline
 from cosyjax.errors import InputError
 from cosyjax.shapes import TOKENIZER_RATE_HZ
 from cosyjax.text.tokenizer import TextTokenizer, load_tokenizer
@@ -23,7 +23,7 @@ SLACK_S = 0.02  # a recording may be so much longer than its record says
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerData(BucketedPipeline):
+class TokenizerData(AudioPipeline):
     """Batches: `wav` float32 [B, N] at 16 kHz, `num_samples` int32 [B], `text_tokens` int32 [B, S],
     `num_text` int32 [B], `records` int64 [B]; N is one of `buckets_s`, and S follows it.
     """
@@ -35,7 +35,7 @@ class TokenizerData(BucketedPipeline):
     row_multiple: int = 8  # with same_samples, rows are a multiple of it: devices along the batch
 
     kind: ClassVar[str] = "audio"
-    free: ClassVar[tuple[str, ...]] = (*Pipeline.free, "tokenizer")
+    free: ClassVar[tuple[str, ...]] = (*AudioPipeline.free, "tokenizer")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +86,7 @@ class TokenizerData(BucketedPipeline):
             raise InputError(
                 f"{len(text_tokens)} text tokens where 1 to {room} fit; raise data.text_per_s"
             )
-        wav = decode(record["audio"], TOKENIZER_RATE_HZ)
+        wav = self.decoder.whole(record["audio"], TOKENIZER_RATE_HZ)
         most = math.ceil(self.buckets_s[bucket] * TOKENIZER_RATE_HZ)
         if len(wav) > most + SLACK_S * TOKENIZER_RATE_HZ:
             raise InputError(f"{len(wav)} samples, longer than its duration_s says")

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cosyjax.data import records
-from cosyjax.data.bucketed import BucketedPipeline
 from cosyjax.data.config import Source
 from cosyjax.data.pipeline import Arrays
 from cosyjax.data.skips import SkipLog
-from cosyjax.data.waveform import decode
+from cosyjax.data.waveform import AudioPipeline
 from cosyjax.errors import InputError
 from cosyjax.shapes import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
@@ -20,7 +19,7 @@ FRAME_RATE_HZ = SAMPLE_RATE_HZ // SAMPLES_PER_FRAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VocoderData(BucketedPipeline):
+class VocoderData(AudioPipeline):
     """Batches: `wav` float32 [B, 480 F] at 24 kHz, `f0` float32 [B, F] in Hz, `voiced` bool [B, F],
     `records` int64 [B] of the features; F = crop_frames.
     """
@@ -60,7 +59,7 @@ class VocoderData(BucketedPipeline):
         self, record: dict[str, Any], random: np.random.Generator, bucket: int
     ) -> dict[str, Any]:
         """The same piece of the recording and of its pitch."""
-        wav, f0 = decode(record["audio"], SAMPLE_RATE_HZ), record["f0"]
+        wav, f0 = self.decoder.whole(record["audio"], SAMPLE_RATE_HZ), record["f0"]
         most = min(len(f0), len(wav) // SAMPLES_PER_FRAME) - self.crop_frames
         if most < 0:
             raise InputError(f"{len(wav)} samples and {len(f0)} frames of pitch are too few")

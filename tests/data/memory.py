@@ -13,6 +13,9 @@ import soundfile
 from cosyjax.data.config import rows_of_process
 from cosyjax.errors import InputError
 
+FULL_SCALE = 32767
+STEPS = 2 * FULL_SCALE + 1
+
 
 class Memory:
     """Records in a list; those whose number is in `broken` cannot be read."""
@@ -123,7 +126,7 @@ def assert_disjoint(pipeline, sources, *, num_processes=2, count=4):
     assert_same(joined, whole)
 
 
-def recordings(count, seed=0, *, seconds=(0.6, 3.0), rate_hz=24_000, name="clip"):
+def recordings(count, seed=0, *, seconds=(0.6, 2.7), rate_hz=24_000, name="clip"):
     """Records of kind "audio": wav files in which sample n of record r is a ramp of its own."""
     random = np.random.default_rng(seed)
     made = []
@@ -143,8 +146,8 @@ def recordings(count, seed=0, *, seconds=(0.6, 3.0), rate_hz=24_000, name="clip"
 
 
 def ramp(num_samples):
-    """[N] float32 rising by 2**-18 a sample: a piece says where it was cut."""
-    return np.arange(num_samples, dtype=np.float32) / 2**18
+    """[N] float32 that rises by a step of 16 bits a sample: a piece says where it was cut."""
+    return ((np.arange(num_samples) % STEPS - FULL_SCALE) / FULL_SCALE).astype(np.float32)
 
 
 def encoded(wav, rate_hz):

@@ -32,7 +32,7 @@ def test_a_piece_is_cut_anywhere_and_carries_its_speakers_number(make, train):
     for batch in memory.batches(make(), [train], 6):
         assert batch["wav"].shape == (4, SAMPLES) and batch["speaker"].dtype == np.int32
         for wav, speaker, number in zip(*(batch[k] for k in ("wav", "speaker", "records"))):
-            start = round(float(wav[0]) * 2**18)
+            start = round((float(wav[0]) + 1) * memory.FULL_SCALE)
             np.testing.assert_array_equal(wav, memory.ramp(10**5)[start : start + SAMPLES])
             assert make().speakers[speaker] == train[number]["speaker"]
             starts.add(start)
@@ -51,9 +51,9 @@ def test_a_recording_shorter_than_a_piece_is_repeated(make):
 
 
 def test_a_piece_of_another_rate_has_the_same_length(make):
-    other = memory.Memory(memory.recordings(4, rate_hz=44_100))
+    other = memory.Memory(memory.recordings(4, rate_hz=44_100, seconds=(0.6, 1.4)))
     (batch,) = memory.batches(make(), [other], 1)
-    slope = np.diff(batch["wav"][:, 1000:-1000]).mean(axis=1) * 2**18
+    slope = np.diff(batch["wav"][:, 1000:-1000]).mean(axis=1) * memory.FULL_SCALE
     np.testing.assert_allclose(slope, 44_100 / 16_000, rtol=1e-3)
 
 

@@ -55,8 +55,8 @@ def test_a_recording_of_another_rate_is_resampled(make):
     number, count = batch["records"][0], int(batch["num_samples"][0])
     assert abs(count - 16_000 * source[number]["duration_s"]) <= 1
     inner = slice(500, count - 500)  # away from the filter's edges
-    wanted = 1.5 * np.arange(count, dtype=np.float32) / 2**18
-    np.testing.assert_allclose(batch["wav"][0, :count][inner], wanted[inner], atol=1e-4)
+    wanted = 1.5 * np.arange(count) / memory.FULL_SCALE - 1
+    np.testing.assert_allclose(batch["wav"][0, :count][inner], wanted[inner], atol=1e-3)
 
 
 def test_a_resumed_run_sees_the_same_batches(make, source):
