@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import importlib.metadata
+import json
 import logging
 import math
 import shutil
@@ -46,13 +47,23 @@ class Restored:
 
     state: TrainState
     config: dict[str, Any]
-    position: dict[str, Any]  # of the data: seed and number of processes
+    data_seed: int
 
 
 class Checkpoints:
     """The checkpoints of a workdir."""
 
-    def __init__(self, workdir: Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
+    def __init__(
+        self, workdir: Path, *, keep_last: int = 2, keep_best: int = 1, clean: bool = False
+    ) -> None:
+        """Opens the folder, and makes it if it is absent.
+
+        Args:
+          workdir: of a run.
+          keep_last: so many steps stay.
+          keep_best: beside the best ones by held-out loss.
+          clean: remove what a killed run has left half-written; of the run itself only.
+        """
         self.folder = workdir.absolute() / FOLDER
         logging.getLogger("absl").addFilter(_not_about_metrics)
         policies = checkpoint_managers.preservation_policy
@@ -69,6 +80,7 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[LOSS],
                 best_mode="min",
                 enable_async_checkpointing=True,
+                cleanup_tmp_directories=clean,
             ),
         )
 
@@ -93,7 +105,7 @@ class Checkpoints:
         iterator: grain.DatasetIterator,
         config: TrainConfig,
         *,
-        position: Mapping[str, Any],
+        data_seed: int,
         heldout_loss: float | None = None,
     ) -> None:
         """Starts to write; the state may be donated when this returns.
@@ -116,7 +128,7 @@ class Checkpoints:
                     **parts,
                     data=grain.checkpoint.CheckpointSave(iterator),
                     config=ocp.args.JsonSave(to_dict(config)),
-                    position=ocp.args.JsonSave(dict(position)),
+                    position=ocp.args.JsonSave({"seed": data_seed}),
                     versions=ocp.args.JsonSave(versions()),
                 ),
                 metrics=None if heldout_loss is None else {LOSS: heldout_loss},
@@ -152,12 +164,13 @@ class Checkpoints:
         where = sharding.replicated(layout.mesh)
         parts = {n: got[n] if n in names else getattr(target, n) for n in _PARTS}
         count = jax.jit(lambda: jnp.int32(step), out_shardings=where)()
-        return Restored(TrainState(step=count, **parts), got["config"], got["position"])
+        return Restored(TrainState(step=count, **parts), got["config"], got["position"]["seed"])
 
-    def restore_data(self, step: int, iterator: grain.DatasetIterator) -> None:
-        """Sets the iterator of this process to where it was."""
-        args = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator))
-        self._manager.restore(step, args=args)
+    def data_positions(self, step: int) -> list[dict[str, Any]]:
+        """States of the data iterators of all processes, as grain's handler has written them."""
+        files = (self.folder / str(step) / "data").glob("process_*-of-*.json")
+        number = lambda path: int(path.name.split("_")[1].split("-")[0])
+        return [json.loads(path.read_text()) for path in sorted(files, key=number)]
 
 
 def _not_about_metrics(record: logging.LogRecord) -> bool:
@@ -207,10 +220,16 @@ def read_workdir(workdir: Path, which: str = "best") -> tuple[TrainConfig, Param
 def replace_params(state: TrainState, found: Params, source: str) -> TrainState:
     """Puts trees, possibly partial, into the parameters and their averages.
 
+    Groups that this task lacks are left out, such as the discriminators of another run.
+
     Raises:
-      InputError: a group, a parameter or a shape that the task does not have.
+      InputError: none of the groups, or a parameter or shape that the model does not have.
     """
     params = dict(state.params)
+    if not any(group in params for group in found):
+        raise InputError(
+            f"{source} holds {', '.join(found) or 'nothing'}; this task has {', '.join(params)}"
+        )
     for group, tree in found.items():
         if group not in params:
             continue

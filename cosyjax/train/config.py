@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cosyjax import config, sharding
@@ -144,15 +144,19 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns a line per changed field that may change; see FREE_ON_RESUME.
+def check_resumable(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+) -> list[str]:
+    """Returns a line per changed field that may change: of FREE_ON_RESUME, and `free` of the data.
 
     Raises:
       InputError: a field changed that the numbers of the run depend on.
     """
     changed = changed_fields(old, new)
     line = lambda name: f"{name}: {changed[name][0]!r} -> {changed[name][1]!r}"
-    bound = [name for name in changed if name.split(".")[0] not in FREE_ON_RESUME]
+    allowed = {*FREE_ON_RESUME, *(f"data.{name}" for name in free)}
+    heads = lambda name: {name.split(".")[0], ".".join(name.split(".")[:2])}
+    bound = [name for name in changed if not heads(name) & allowed]
     if bound:
         raise InputError(
             "the workdir holds a run of another config: "

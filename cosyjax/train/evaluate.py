@@ -14,7 +14,7 @@ from cosyjax.train import partition
 from cosyjax.train.program import Program, replicate
 from cosyjax.train.state import TrainState
 from cosyjax.train.step import count_of
-from cosyjax.train.task import Sample
+from cosyjax.train.task import Sample, Summarizing
 
 RECORDS = "records"  # key of a batch that stays on the host: which records the rows are
 STREAM = 0x0E7A1  # sets the keys of evaluations apart from those of steps
@@ -51,8 +51,9 @@ def evaluate(program: Program, state: TrainState) -> tuple[dict[str, float], lis
         raise InputError("the held-out split is empty; prepare one, or set eval_every=-1")
     arrays = {name: value for name, value in totals.items() if np.ndim(value)}
     means = {n: float(v) / weights for n, v in totals.items() if n not in arrays}
-    if arrays:
-        means |= program.config.task.summarize(arrays)
+    task = program.config.task
+    if arrays and isinstance(task, Summarizing):
+        means |= task.summarize(arrays)
     return {f"heldout_{n}": v for n, v in means.items()}, _speak(program, state, first, key)
 
 
@@ -60,7 +61,7 @@ def heldout_batches(program: Program) -> Iterator[dict[str, np.ndarray]]:
     """The batches of this process, as many as every process has."""
     config, loader = program.config, program.loader
     dataset = config.data.dataset(
-        "heldout", seed=config.seed, process=loader.index, num_processes=loader.count
+        "heldout", seed=config.seed, process=loader.process, num_processes=loader.num_processes
     )
     batches, count = iter(dataset), 0
     while not config.eval_batches or count < config.eval_batches:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -25,7 +25,7 @@ from cosyjax.train.program import Program, make_program
 from cosyjax.train.start import OWN_FILES, Start, find_start
 from cosyjax.train.state import TrainState
 from cosyjax.train.stop import stop_signal
-from cosyjax.train.task import Metrics
+from cosyjax.train.task import Metrics, Sample
 
 
 class Pending(NamedTuple):
@@ -82,7 +82,7 @@ class Run:
         workdir: Path,
     ) -> None:
         self._program, self._config = program, program.config
-        self._state, self._iterator, self._position, self._step = start
+        self._state, self._iterator, self._seed, self._step = start
         self._checkpoints, self._output, self._workdir = checkpoints, output, workdir
         self._meter, self._warm = Meter(peak_flops()), False
         self._pending: Pending | None = None
@@ -103,6 +103,8 @@ class Run:
                     self._finish(stop)
         finally:
             profile.close(self._state)
+            if self._output is not None:
+                self._output.close()
         self._checkpoints.wait()
         return self._state
 
@@ -112,7 +114,7 @@ class Run:
         rows = _next_rows(self._iterator, self._step)
         records = rows.pop(RECORDS, None)
         batch = partition.place_batch(rows, self._program.layout.mesh)
-        if before is None or before.metrics["loss"].is_ready():
+        if before is None or _is_ready(before.metrics["loss"]):
             self._meter.waited(time.perf_counter() - start)
         self._state, metrics = self._program.step(self._state, batch)
         self._step += 1
@@ -145,7 +147,9 @@ class Run:
         row = self._read(self._pending)
         self._pending = None
         row |= self._meter.read()
-        start, samples, heldout = time.perf_counter(), [], None
+        start = time.perf_counter()
+        samples: list[Sample] = []
+        heldout: float | None = None
         if self._evaluates():
             values, samples = evaluate(self._program, self._state)
             heldout = values["heldout_loss"]
@@ -164,7 +168,7 @@ class Run:
             self._state,
             self._iterator,
             self._config,
-            position=self._position,
+            data_seed=self._seed,
             heldout_loss=heldout_loss,
         )
 
@@ -176,6 +180,10 @@ class Run:
         every = self._config.eval_every
         last = self._step == self._config.num_steps
         return every >= 0 and (last or bool(every and self._step % every == 0))
+
+
+def _is_ready(x: Any) -> bool:
+    return x.is_ready()
 
 
 def _next_rows(iterator: grain.DatasetIterator, step: int) -> dict[str, np.ndarray]:
@@ -203,7 +211,8 @@ def _prepare(workdir: Path, config: TrainConfig, resume: bool, tell: report.Tell
 
 @contextlib.contextmanager
 def _checkpoints(workdir: Path, config: TrainConfig) -> Iterator[Checkpoints]:
-    checkpoints = Checkpoints(workdir, keep_last=config.keep_last, keep_best=config.keep_best)
+    kept = {"keep_last": config.keep_last, "keep_best": config.keep_best}
+    checkpoints = Checkpoints(workdir, **kept, clean=True)
     try:
         yield checkpoints
     except BaseException:

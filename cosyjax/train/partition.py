@@ -64,15 +64,15 @@ def make_layout(
         for group, optimizer in optimizers.items()
     }
     ema = {group: params[group] for group in shapes.ema}
-    return Layout(mesh, shapes, TrainState(step=whole, params=params, opt_state=opt_state, ema=ema))
+    where: Any = {"step": whole, "params": params, "opt_state": opt_state, "ema": ema}
+    return Layout(mesh, shapes, TrainState(**where))
 
 
 class Loader(NamedTuple):
     """Which share of every batch this process reads."""
 
-    index: int
-    count: int
-    processes: int  # of the run; those on one tensor axis may share rows
+    process: int  # counts those that read different rows
+    num_processes: int  # fewer than the run has, where several lie on one tensor axis
 
 
 def find_loader(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Loader:
@@ -89,7 +89,7 @@ def find_loader(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Loader:
             f"use {-(-batch_size // (shards * accumulate)) * shards * accumulate}"
         )
     rows: dict[int, set[int]] = {}
-    table = sharding.batch_sharding(mesh).devices_indices_map((batch_size,))
+    table: Any = sharding.batch_sharding(mesh).devices_indices_map((batch_size,))
     for device, (part,) in table.items():
         rows.setdefault(device.process_index, set()).add(part.start or 0)
     shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
@@ -99,7 +99,7 @@ def find_loader(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Loader:
             f"mesh {dict(mesh.shape)}: the processes hold overlapping parts of the batch; choose "
             "data x fsdp as a multiple or a divisor of the number of processes"
         )
-    return Loader(shares.index(own), len(shares), jax.process_count())
+    return Loader(shares.index(own), len(shares))
 
 
 def place_batch(rows: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:

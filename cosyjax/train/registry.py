@@ -24,7 +24,9 @@ class Stage(NamedTuple):
     """The two dataclasses of a stage."""
 
     task: type[Any]  # a `train.task.Task`
-    data: type[Any]  # a pipeline: `dataset(split, seed=, process=, num_processes=)`
+    # A pipeline: `dataset(split, seed=, process=, num_processes=)` and `batch_size`, over all
+    # processes. Its `free` names the fields that may change on resume, if there are any.
+    data: type[Any]
 
 
 def find_stage(name: str) -> Stage:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosyjax.config import to_dict
 from cosyjax.errors import InputError
@@ -20,6 +20,13 @@ from cosyjax.train.task import Sample
 
 METRICS = "metrics.jsonl"
 Tell = Callable[[str], None]
+
+
+class Writer(NamedTuple):
+    """Where else rows go."""
+
+    write: Callable[[Mapping[str, Any]], None]
+    close: Callable[[], None]
 
 
 class Report:
@@ -36,8 +43,13 @@ class Report:
         """Appends a step's row to metrics.jsonl and passes it on."""
         with (self.workdir / METRICS).open("a") as file:
             file.write(json.dumps(row) + "\n")
-        for write in self._writers:
-            write(row)
+        for writer in self._writers:
+            writer.write(row)
+
+    def close(self) -> None:
+        """Writes out what the loggers hold back."""
+        for writer in self._writers:
+            writer.close()
 
     def show(self, row: Mapping[str, float], force: bool = False) -> None:
         """Prints the progress line, not more than once a second."""
@@ -122,7 +134,7 @@ def set_aside(workdir: Path, names: tuple[str, ...]) -> Path | None:
     return folder
 
 
-def _open_writers(workdir: Path, config: TrainConfig) -> list[Callable[[Mapping[str, Any]], None]]:
+def _open_writers(workdir: Path, config: TrainConfig) -> list[Writer]:
     writers = []
     if config.tensorboard:
         writers.append(_tensorboard(workdir / "tensorboard"))
@@ -131,7 +143,7 @@ def _open_writers(workdir: Path, config: TrainConfig) -> list[Callable[[Mapping[
     return writers
 
 
-def _tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
+def _tensorboard(folder: Path) -> Writer:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -144,12 +156,11 @@ def _tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
         for name, value in row.items():
             if name != "step":
                 writer.add_scalar(name, value, row["step"])
-        writer.flush()
 
-    return write
+    return Writer(write, writer.close)
 
 
-def _wandb(workdir: Path, config: TrainConfig) -> Callable[[Mapping[str, Any]], None]:
+def _wandb(workdir: Path, config: TrainConfig) -> Writer:
     try:
         import wandb
     except ImportError as error:
@@ -162,4 +173,5 @@ def _wandb(workdir: Path, config: TrainConfig) -> Callable[[Mapping[str, Any]], 
         config=to_dict(config),
         dir=str(workdir),
     )
-    return lambda row: run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+    log = lambda row: run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+    return Writer(log, run.finish)

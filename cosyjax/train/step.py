@@ -15,7 +15,7 @@ from cosyjax.train.optim import Optimizer
 from cosyjax.train.state import TrainState
 from cosyjax.train.task import Batch, Metrics, Params, Task, Turn
 
-COUNTS = ("num_targets", "num_frames")  # metrics: what a loss averages over
+COUNTS = ("weight", "num_targets", "num_frames")  # metrics: what a loss averages over
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -31,7 +31,8 @@ def make_step(
     """Returns (state, batch) -> (state, metrics); the caller jits it and donates the state.
 
     The metrics hold "loss", and "grad_norm" (before clipping), "update_norm" and "lr" of the
-    group. With several turns those and the task's own are named "group/..."; "loss" is the sum.
+    group. Arrays among the task's are left out. With several turns all are named "group/...", and
+    "loss" is the sum.
 
     Args:
       task: whose turns are taken.
@@ -59,6 +60,8 @@ def make_step(
             rate = optimizer.schedule(state.step)
             updates = jax.tree.map(lambda d: -rate * d, direction)
             params[turn.group] = optax.apply_updates(own, updates)
+            if turn.finish is not None:
+                params[turn.group] = turn.finish(params[turn.group], metrics)
             norms = {"grad_norm": optax.tree.norm(grads), "lr": rate}
             found.append(metrics | norms | {"update_norm": optax.tree.norm(updates)})
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -94,7 +97,8 @@ def _gradient(
     parts = (jnp.arange(accumulate), _split(batch, accumulate, mesh))
     shapes = jax.eval_shape(lambda: grad_fn(own, jax.tree.map(lambda x: x[0], parts[1]), key))
     grad_zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0])
-    zeros = (grad_zeros, {name: jnp.float32(0.0) for name in shapes[1]}, jnp.float32(0.0))
+    metric_zeros = {name: jnp.zeros(s.shape, jnp.float32) for name, s in shapes[1].items()}
+    zeros = (grad_zeros, metric_zeros, jnp.float32(0.0))
     (grads, metrics, weight), _ = jax.lax.scan(add, zeros, parts)
     grads, metrics = jax.tree.map(lambda x: x / jnp.maximum(weight, 1e-9), (grads, metrics))
     return grads, {**metrics, **{name: weight for name in COUNTS if name in metrics}}
@@ -126,8 +130,8 @@ def _average(ema: Any, params: Any, decay: jax.Array) -> Any:
 
 
 def _merge(groups: list[str], found: list[Metrics]) -> Metrics:
-    scalars = [_floats(one) for one in found]
+    scalars = [{k: v for k, v in _floats(one).items() if not v.ndim} for one in found]
     if len(groups) == 1:
         return scalars[0]
     merged = {f"{g}/{name}": v for g, one in zip(groups, scalars) for name, v in one.items()}
-    return merged | {"loss": sum(one["loss"] for one in scalars)}  # type: ignore[dict-item]
+    return merged | {"loss": jnp.sum(jnp.stack([one["loss"] for one in scalars]))}

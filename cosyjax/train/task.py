@@ -8,7 +8,7 @@ small trained group beside a frozen one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -49,7 +49,12 @@ class Sample(NamedTuple):
 
 
 class Task(Protocol):
-    """A stage of training."""
+    """A stage of training.
+
+    Batches hold no "records": those stay on the host. A metric named "weight", "num_targets" or
+    "num_frames" is what its loss averages over: microbatches and held-out batches are weighted by
+    it, rows count evenly where there is none.
+    """
 
     def init(self, key: jax.Array) -> Params:
         """Draws fresh parameters, boxed: leaves carry the names of their logical axes."""
@@ -60,9 +65,6 @@ class Task(Protocol):
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
         """Held-out metrics of a batch; must hold "loss". Rows of padding count nothing."""
 
-    def summarize(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Scalars of a whole evaluation from the sums of its arrays; {} where there are none."""
-
     def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
         """Cost of a step on arrays of these shapes."""
 
@@ -71,3 +73,19 @@ class Task(Protocol):
 
     def modules(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
         """What goes into a bundle: ({module: config}, {module: canonical tree})."""
+
+
+@runtime_checkable
+class Summarizing(Protocol):
+    """A task whose evaluation gives arrays."""
+
+    def summarize(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Scalars of a whole evaluation from the sums of its arrays; {} where there are none."""
+
+
+@runtime_checkable
+class Loading(Protocol):
+    """A task that starts from something else than another run: a bundle, official weights."""
+
+    def load(self, path: str) -> Params:
+        """Trees of host arrays at `init_from`, possibly partial; what they lack stays as drawn."""

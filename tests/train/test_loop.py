@@ -120,6 +120,31 @@ def test_a_changed_config_names_the_fields_and_what_to_do(copy: Path) -> None:
     assert "log_every" not in str(told.value)
 
 
+def test_a_position_that_all_processes_share_serves_any_number(finished, copy: Path) -> None:
+    wanted = position_after_resuming(finished[0])
+    folder = copy / "checkpoints" / "8" / "data"
+    (folder / "process_0-of-1.json").rename(folder / "process_0-of-2.json")
+    shutil.copy(folder / "process_0-of-2.json", folder / "process_1-of-2.json")
+    assert position_after_resuming(copy) == wanted
+
+
+def test_positions_that_differ_over_processes_start_the_data_over(copy: Path) -> None:
+    folder = copy / "checkpoints" / "8" / "data"
+    (folder / "process_0-of-1.json").rename(folder / "process_0-of-2.json")
+    (folder / "process_1-of-2.json").write_text(json.dumps({"next_index": 99}))
+    assert position_after_resuming(copy) == (
+        8,
+        iter(CONFIG.data.dataset("train", seed=8)).get_state(),
+    )
+
+
+def position_after_resuming(workdir: Path):
+    checkpoints = Checkpoints(workdir)
+    found = find_start(make_program(CONFIG), workdir, checkpoints, quiet)
+    checkpoints.close()
+    return found.seed, found.iterator.get_state()
+
+
 def test_starting_anew_moves_the_run_before_aside(copy: Path) -> None:
     other = change(optimizer=OptimizerConfig(peak_lr=0.02), num_steps=1, samples=False)
     train(other, copy, resume=False, tell=quiet)
@@ -172,7 +197,7 @@ def test_the_best_step_is_kept_beside_the_last_ones(tmp_path: Path) -> None:
     next(iterator)
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_best=1)
     for step, loss in enumerate([3.0, 1.0, 2.0, None, 4.0]):
-        checkpoints.save(step, state, iterator, CONFIG, position={"seed": 0}, heldout_loss=loss)
+        checkpoints.save(step, state, iterator, CONFIG, data_seed=0, heldout_loss=loss)
     checkpoints.wait()
     assert checkpoints.best() == (1, 1.0) and checkpoints.latest() == 4
     checkpoints.close()

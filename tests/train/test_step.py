@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from cosyjax.errors import InputError
 from cosyjax.train.config import OptimizerConfig, TrainConfig
 from cosyjax.train.state import make_init, make_optimizers
 from cosyjax.train.step import make_step
+from cosyjax.train.task import Turn
 from tests.train.toy import ToyData, ToyTask
 
 
@@ -96,3 +98,25 @@ def test_the_average_lags_behind_in_the_groups_that_have_one() -> None:
 def test_naming_a_group_that_does_not_train_is_refused() -> None:
     with pytest.raises(InputError, match="'critic' trains.*generator"):
         start(group_optimizers={"critic": OptimizerConfig()})
+
+
+class Centred(ToyTask):
+    """Hands the batch's mean to `finish`, which keeps it in the bias."""
+
+    def turns(self):
+        finish = lambda tree, metrics: {**tree, "up": {**tree["up"], "bias": metrics["mean"]}}
+        return (Turn("generator", self.centre, finish),)
+
+    def centre(self, params, batch, key):
+        loss, metrics = self.fit(params, batch, key)
+        mean = jnp.sum(batch["x"] * batch["num"][:, None], axis=0) / jnp.sum(batch["num"])
+        return loss, {**metrics, "mean": jnp.tile(mean, 2)}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_no_gradient_moves_is_moved_at_the_end_of_a_turn(accumulate: int) -> None:
+    state, step = start(Centred(noise=0.0), accumulate=accumulate)
+    after, metrics = step(state, batch())
+    mean = np.average(batch()["x"], axis=0, weights=batch()["num"])
+    np.testing.assert_allclose(after.params["generator"]["up"]["bias"], [*mean, *mean], atol=1e-6)
+    assert "mean" not in metrics
