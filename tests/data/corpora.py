@@ -27,12 +27,12 @@ def encoded(wav: np.ndarray, kind: str = "WAV", rate_hz: int = RATE_HZ) -> bytes
     return file.getvalue()
 
 
-def write_folder(folder: Path, count: int, seconds: float = 0.5) -> Path:
+def write_folder(folder: Path, count: int, seconds: float = 0.5, rate_hz: int = RATE_HZ) -> Path:
     """Clips clip-000.wav, ... of two speakers, each with a .txt."""
     for number in range(count):
         path = folder / f"speaker-{number % 2}" / f"clip-{number:03d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(tone(seconds, 100.0 + number)))
+        path.write_bytes(encoded(tone(seconds, 100.0 + number, rate_hz), "WAV", rate_hz))
         path.with_suffix(".txt").write_text(f"number {number}\n")
     return folder
 
