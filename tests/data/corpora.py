@@ -33,7 +33,7 @@ def write_folder(folder: Path, count: int, seconds: float = 0.5, rate_hz: int = 
         path = folder / f"speaker-{number % 2}" / f"clip-{number:03d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(tone(seconds, 100.0 + number, rate_hz), "WAV", rate_hz))
-        path.with_suffix(".txt").write_text(f"number {number}\n")
+        path.with_suffix(".txt").write_text(f"number {chr(97 + number)}\n")
     return folder
 
 

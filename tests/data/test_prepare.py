@@ -60,7 +60,7 @@ def test_every_clip_is_in_one_split_with_its_bytes_as_given(source: Path, finish
     assert len(found) == 9
     record = found["speaker-1/clip-003"]
     assert record["audio"] == (source / "speaker-1" / "clip-003.wav").read_bytes()
-    assert (record["text"], record["speaker"], record["lang"]) == ("number 3", "speaker-1", "en")
+    assert (record["text"], record["speaker"], record["lang"]) == ("number d", "speaker-1", "en")
     assert record["duration_s"] == 0.5
 
 

@@ -26,7 +26,7 @@ def test_a_folder_gives_a_clip_for_each_audio_with_a_transcript(tmp_path: Path):
         "speaker-0/clip-002",
         "speaker-1/clip-001",
     ]
-    assert listing.clips[2][2:6] == ("number 1", "speaker-1", "en", None)
+    assert listing.clips[2][2:6] == ("number b", "speaker-1", "en", None)
     assert [row.id for row in listing.rejected] == ["speaker-0/mute"]
     assert "no transcript" in listing.rejected[0].reason
 
