@@ -24,8 +24,10 @@ def attend(
     Returns:
       [B, T, H, P] float32.
     """
+    # Heads first: with heads between, XLA's CPU backend refuses a bfloat16 product of the gradient.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     scaled = query * jnp.float32(query.shape[-1] ** -0.5)
-    scores = product.einsum("bthp,bshp->bhts", scaled, key, compute=compute)
+    scores = product.einsum("bhtp,bhsp->bhts", scaled, key, compute=compute)
     scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
-    return product.einsum("bhts,bshp->bthp", weights, value, compute=compute)
+    return product.einsum("bhts,bhsp->bhtp", weights, value, compute=compute).swapaxes(1, 2)

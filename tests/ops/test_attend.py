@@ -27,3 +27,15 @@ def test_masked_keys_have_no_gradient():
 def test_a_row_that_sees_nothing_stays_finite():
     x = jnp.ones((1, 3, 1, 4))
     assert np.all(np.isfinite(attend(x, x, x, jnp.zeros((1, 1, 3), bool))))
+
+
+def test_rounded_operands_have_the_gradients_of_float32_to_their_precision():
+    x = [jax.random.normal(jax.random.key(i), (2, 5, 2, 8)) for i in range(3)]
+    mask = jnp.ones((1, 5, 5), bool)
+
+    def gradients(compute):
+        loss = lambda *x: jnp.sum(attend_module.attend(*x, mask, compute=compute) ** 2)
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*x)
+
+    for got, wanted in zip(gradients("bfloat16"), gradients("float32")):
+        np.testing.assert_allclose(got, wanted, atol=0.03 * float(jnp.std(wanted)) + 0.03)
