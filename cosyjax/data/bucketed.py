@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,7 +116,7 @@ def check_buckets(name: str, buckets: Sequence[float]) -> None:
 def rows_by_budget(buckets: Sequence[float], batch_size: int, unit: int) -> tuple[int, ...]:
     """Rows of each bucket, so that all hold about as much as `batch_size` of the longest.
 
-    They are multiples of `unit`, or of `batch_size` where that is smaller.
+    They are multiples of `unit`, or of what it has in common with `batch_size`.
     """
-    budget, unit = batch_size * buckets[-1], min(unit, batch_size)
-    return tuple(max(1, int(budget / (size * unit))) * unit for size in buckets)
+    unit = math.gcd(unit, batch_size)
+    return tuple(int(batch_size * buckets[-1] / (size * unit)) * unit for size in buckets)

@@ -15,7 +15,7 @@ class SourceConfig:
     """One data folder of a mixture."""
 
     path: str = ""  # made by `cosyjax prepare`
-    weight: float = 1.0  # share of the rows, relative to the other sources; above 0
+    weight: float = 1.0  # share of the rows, next to those of the other sources; above 0
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -46,7 +46,8 @@ def rows_of_process(batch_size: int, process: int, num_processes: int) -> slice:
     if batch_size % num_processes:
         raise InputError(
             f"a batch of {batch_size} rows does not divide among {num_processes} processes; "
-            "batch_size counts the rows of all of them: choose a multiple"
+            "batch_size counts the rows of all of them: choose a multiple, of row_multiple too "
+            "where there is one"
         )
     share = batch_size // num_processes
     return slice(process * share, (process + 1) * share)

@@ -102,6 +102,8 @@ class LMData(Pipeline):
 
     def _sample(self, record: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
         text, speech = record["text_tokens"], record["speech_tokens"]
+        if not len(text) or not len(speech):
+            raise InputError(f"{len(text)} text and {len(speech)} speech tokens")
         if speech.min() < 0 or speech.max() >= self.codebook_size:
             raise InputError(
                 f"speech tokens from {speech.min()} to {speech.max()}; codebook_size="

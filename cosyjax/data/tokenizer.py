@@ -30,7 +30,7 @@ class TokenizerData(AudioPipeline):
 
     tokenizer: str = ""  # folder with tokenizer.json, as a bundle's tokenizer/
     buckets_s: tuple[float, ...] = (4.0, 6.0, 8.0, 12.0, 16.0, 30.0)  # lengths of the rows
-    text_per_s: float = 12.0  # room for text tokens, per second of a bucket; more are left out
+    text_per_s: float = 16.0  # text tokens that a row has room for, per second; more: left out
     same_samples: bool = True  # shorter buckets get more rows; False: batch_size rows in every one
     row_multiple: int = 8  # with same_samples, rows are a multiple of it: devices along the batch
 
