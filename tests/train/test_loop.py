@@ -196,16 +196,16 @@ def test_the_best_step_is_kept_beside_the_last_ones(tmp_path: Path) -> None:
     state, iterator = program.init(jax.random.key(0)), iter(CONFIG.data.dataset("train", seed=0))
     next(iterator)
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_best=1)
-    for step, loss in enumerate([3.0, 1.0, 2.0, None, 4.0]):
+    for step, loss in enumerate([1.0, 2.0, None, 4.0]):
         checkpoints.save(step, state, iterator, CONFIG, data_seed=0, heldout_loss=loss)
     checkpoints.wait()
-    assert checkpoints.best() == (1, 1.0) and checkpoints.latest() == 4
+    assert checkpoints.best() == (0, 1.0) and checkpoints.latest() == 3
     checkpoints.close()
-    assert steps_in(tmp_path) == ["1", "3", "4"]
+    assert steps_in(tmp_path) == ["0", "2", "3"]
 
 
 def test_a_loss_that_is_not_finite_names_step_and_records(tmp_path: Path) -> None:
-    config = change(data=ToyData(poison=7), checkpoint_every=1, num_steps=20, samples=False)
+    config = change(data=ToyData(poison=7), checkpoint_every=2, num_steps=20, samples=False)
     with pytest.raises(InputError, match=r"step \d+: .*loss is nan.*clip-7") as told:
         train(config, tmp_path, tell=quiet)
     step = int(str(told.value).split()[1].rstrip(":"))
@@ -220,16 +220,38 @@ def test_data_that_ends_says_after_how_many_steps(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
-    rate = OptimizerConfig(schedule="constant")  # so that both runs are one program
-    config = change(task=ToyTask(mlp=4096), optimizer=rate, eval_every=-1, num_steps=1)
-    train(config, tmp_path, tell=quiet)
-    more = dataclasses.replace(config, num_steps=2)
+    config = change(task=ToyTask(mlp=4096), ema_decay=0.0)
+    program = make_program(config)
+    state, iterator = program.init(jax.random.key(0)), iter(config.data.dataset("train", seed=0))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, iterator, config, data_seed=0)
+    checkpoints.wait()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(InputError, match="the disk is full.*make room"):
-            train(more, tmp_path, tell=quiet)
+            checkpoints.save(2, state, iterator, config, data_seed=0)
+            checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert int(train(more, tmp_path, tell=quiet).step) == 2
-    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    again = Checkpoints(tmp_path, clean=True)
+    assert again.latest() == 1
+    restored = again.restore(1, program.layout).state
+    np.testing.assert_array_equal(
+        restored.params["generator"]["up"]["kernel"], state.params["generator"]["up"]["kernel"]
+    )
+    again.save(2, state, iterator, config, data_seed=0)
+    again.close()
+    assert steps_in(tmp_path) == ["1", "2"]
+
+
+def test_too_little_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = make_program(CONFIG)
+    state, iterator = program.init(jax.random.key(0)), iter(CONFIG.data.dataset("train", seed=0))
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000))
+    with pytest.raises(InputError, match="5,448 bytes are needed and 1,000 are free"):
+        checkpoints.save(1, state, iterator, CONFIG, data_seed=0)
+    assert steps_in(tmp_path) == []

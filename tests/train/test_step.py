@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from cosyjax.train.task import Turn
 from tests.train.toy import ToyData, ToyTask
 
 
+@functools.lru_cache
 def start(task: ToyTask = ToyTask(), **fields):
     config = TrainConfig("toy", task, ToyData(), OptimizerConfig(peak_lr=0.01), **fields)
     optimizers = make_optimizers(task, config)
@@ -82,14 +85,14 @@ def test_the_key_follows_from_the_step_and_the_seed() -> None:
 
 
 def test_the_average_lags_behind_in_the_groups_that_have_one() -> None:
-    state, step = start(ToyTask(single=False), ema_decay=0.5, ema_groups=("critic",))
+    state, step = start(ToyTask(single=False), ema_decay=0.4, ema_groups=("critic",))
     after = state
-    for _ in range(20):
+    for _ in range(8):
         after, _ = step(after, batch())
     last, _ = step(after, batch())
     assert set(last.ema) == {"critic"}
     mean = jax.tree.map(
-        lambda a, p: 0.5 * a + 0.5 * p, after.ema, {"critic": last.params["critic"]}
+        lambda a, p: 0.4 * a + 0.6 * p, after.ema, {"critic": last.params["critic"]}
     )
     assert_close(last.ema, mean, 1e-7)
     assert last.smooth["generator"] is last.params["generator"]
@@ -97,7 +100,7 @@ def test_the_average_lags_behind_in_the_groups_that_have_one() -> None:
 
 def test_naming_a_group_that_does_not_train_is_refused() -> None:
     with pytest.raises(InputError, match="'critic' trains.*generator"):
-        start(group_optimizers={"critic": OptimizerConfig()})
+        start(ema_decay=0.5, ema_groups=("critic",))
 
 
 class Centred(ToyTask):
