@@ -24,6 +24,7 @@ from cosyjax.losses import speaker as losses
 from cosyjax.models import speaker_encoder
 from cosyjax.models.speaker_encoder import SpeakerEncoder, SpeakerEncoderConfig
 from cosyjax.ops import fbank
+from cosyjax.train.init import read_module
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
 
 GROUP = "speaker_encoder"
@@ -69,6 +70,10 @@ class SpeakerTask:
         draw = boxed(nn.initializers.normal(1.0), ("embed", None))
         prototypes = draw(keys[1], (cfg.embed_dim, self.num_speakers), jnp.float32)
         return {GROUP: {"encoder": encoder, "prototypes": prototypes}}
+
+    def load(self, path: str) -> Params:
+        """The encoder of a bundle; the classifier stays as drawn."""
+        return {GROUP: {"encoder": read_module(path, GROUP, self.model)}}
 
     def turns(self) -> tuple[Turn, ...]:
         """One update of everything, then the running statistics."""

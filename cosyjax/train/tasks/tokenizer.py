@@ -25,6 +25,7 @@ from cosyjax.models.speech_tokenizer import (
     num_tokens,
 )
 from cosyjax.ops import mel as mel_ops
+from cosyjax.train.init import read_module
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
 
 GROUP = "speech_tokenizer"
@@ -56,6 +57,10 @@ class TokenizerTask:
     def init(self, key: jax.Array) -> Params:
         """Draws the tokenizer with its text decoder."""
         return {GROUP: init_boxed(self.model, key)}
+
+    def load(self, path: str) -> Params:
+        """The tokenizer of a bundle; its text decoder stays as drawn."""
+        return {GROUP: read_module(path, GROUP, dataclasses.replace(self.model, asr=None))}
 
     def turns(self) -> tuple[Turn, ...]:
         """One update of everything."""

@@ -27,6 +27,7 @@ from cosyjax.models.discriminators import (
 from cosyjax.models.hift import HiFT, HiFTConfig
 from cosyjax.ops import mel as mel_ops
 from cosyjax.ops import source as source_ops
+from cosyjax.train.init import read_module
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -76,6 +77,10 @@ class VocoderTask:
             generator["f0_predictor"]["output"]["kernel"] = scaled
         judges = jax.jit(Discriminators(self.discriminators).init)(keys[1], wav)["params"]
         return {GENERATOR: generator, DISCRIMINATOR: judges}
+
+    def load(self, path: str) -> Params:
+        """The generator of a bundle; the discriminators stay as drawn."""
+        return {GENERATOR: read_module(path, "vocoder", self.model)}
 
     def turns(self) -> tuple[Turn, ...]:
         """The discriminators first, as in the official code."""

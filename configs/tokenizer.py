@@ -1,0 +1,66 @@
+"""The speech tokenizer, learnt by recognising text through its quantizer.
+
+cosyjax train --config configs/tokenizer.py:quantizer=fsq --workdir runs/tokenizer \
+    --set data.sources="[{'path': 'data/speech'}]" --set data.tokenizer=data/tokenizer
+
+`quantizer=vq` and `quantizer=none` are the paper's baselines. `data.tokenizer` is what
+`cosyjax vocabulary` makes, with no more than `text_vocab` ids; or, for `size=base`, the tokenizer/ of
+an official bundle.
+"""
+
+from cosyjax.data.tokenizer import TokenizerData
+from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
+from cosyjax.train.config import OptimizerConfig, TrainConfig
+from cosyjax.train.tasks.tokenizer import TokenizerTask
+
+
+def get_config(
+    size: str = "small",
+    quantizer: str = "fsq",
+    num_code_dims: int = 8,
+    num_levels: int = 3,
+    text_vocab: int = 2048,  # ids of the text tokenizer, for "small"
+    compute: str = "bfloat16",
+) -> TrainConfig:
+    """8 M parameters for hours of speech, or the released size for thousands."""
+    small = {"small": True, "base": False}[size]
+    width = {"embed_dim": 256, "num_heads": 4, "mlp_dim": 1024, "fsmn_width": 15} if small else {}
+    depth = {"num_encoder_layers": 2, "num_decoder_layers": 2} if small else {}
+    # Behind the ids of the text come a start and an end; 64 keep the table divisible.
+    ends = {"start_token": text_vocab, "end_token": text_vocab + 1, "vocab_size": text_vocab + 64}
+    head = ASRHeadConfig(**width, **depth, **(ends if small else {}), compute=compute)
+    model = SpeechTokenizerConfig(
+        **width,
+        num_layers=4 if small else 6,
+        num_code_dims=num_code_dims,
+        num_levels=num_levels,
+        quantizer=quantizer,
+        num_vectors=4096,
+        normalise=small,
+        asr=head,
+        compute=compute,
+    )
+    # With little data the levels need help to stay even; see `losses.tokenizer.balance_loss`.
+    balance = 0.5 if small and quantizer == "fsq" else 0.0
+    dither = 0.3 if small and quantizer == "fsq" else 0.0
+    return TrainConfig(
+        stage="tokenizer",
+        task=TokenizerTask(model, balance_weight=balance, dither=dither),
+        data=TokenizerData(
+            batch_size=5 if small else 16,  # rows of the longest bucket: 60 s, 480 s
+            buckets_s=(3.0, 5.0, 8.0, 12.0) if small else (4.0, 6.0, 8.0, 12.0, 16.0, 30.0),
+            row_multiple=1 if small else 8,
+            text_per_s=10.0,
+        ),
+        optimizer=OptimizerConfig(
+            peak_lr=1e-3 if small else 3e-4,
+            warmup_steps=300 if small else 2_000,
+            b2=0.98,
+            weight_decay=0.01,
+        ),
+        num_steps=6_000 if small else 200_000,
+        eval_every=500 if small else 5_000,
+        checkpoint_every=500 if small else 5_000,
+        log_every=10,
+    )
