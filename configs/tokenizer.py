@@ -4,8 +4,8 @@ cosyjax train --config configs/tokenizer.py:quantizer=fsq --workdir runs/tokeniz
     --set data.sources="[{'path': 'data/speech'}]" --set data.tokenizer=data/tokenizer
 
 `quantizer=vq` and `quantizer=none` are the paper's baselines. `data.tokenizer` is what
-`cosyjax vocabulary` makes, with no more than `text_vocab` ids; or, for `size=base`, the tokenizer/ of
-an official bundle.
+`cosyjax vocabulary` makes, with no more than `text_vocab` ids; or, for `size=base`, that of
+an official bundle (its tokenizer/).
 """
 
 from cosyjax.data.tokenizer import TokenizerData
