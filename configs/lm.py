@@ -8,8 +8,8 @@ cosyjax train --config configs/lm.py:size=cosyvoice2,lora=16 --workdir runs/voic
 
 A model of depth d has d layers, width 64 d and heads of 64: 6 is 16 M parameters, 12 is 88 M, 24 is
 621 M with 4,096 text tokens. A step takes 16 bytes a parameter (itself, gradient, two moments), and
-for 4,096 positions at depth 6 another 1.8 GB, or 0.6 GB with remat "dots", which computes attention
-and norms again and keeps the other products: no more is needed above depth 8.
+for 16 rows of 256 at depth 6 another 1.8 GB, or 0.6 GB with remat "dots", which computes attention
+and norms again and keeps the other products. Longer rows add the square of their length.
 """
 
 from cosyjax.data.lm import LMData

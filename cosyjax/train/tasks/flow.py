@@ -53,7 +53,8 @@ class FlowTask:
 
     def init(self, key: jax.Array) -> Params:
         """Draws the model."""
-        return {GROUP: flow.init_boxed(self.model, key)}
+        shapes = jax.eval_shape(lambda key: flow.init_boxed(self.model, key), key)
+        return {GROUP: starts.draw_all(shapes, key)}
 
     def load(self, path: Path | str) -> Params:
         """Reads the flow of a bundle, in the place of drawn parameters."""
