@@ -36,7 +36,8 @@ def evaluate(program: Program, state: TrainState) -> tuple[dict[str, float], lis
     weights, first = 0.0, None
     for index, rows in enumerate(heldout_batches(program)):
         records = rows.pop(RECORDS, None)
-        batch = partition.place_batch(rows, program.layout.mesh)
+        count = program.loader.num_processes
+        batch = partition.place_batch(rows, program.layout.mesh, num_processes=count)
         first = batch if first is None else first
         metrics = program.evaluate(state.smooth, batch, jax.random.fold_in(key, index))
         values = jax.device_get(metrics)

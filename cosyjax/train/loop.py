@@ -113,7 +113,12 @@ class Run:
         start, before = time.perf_counter(), self._pending
         rows = _next_rows(self._iterator, self._step)
         records = rows.pop(RECORDS, None)
-        batch = partition.place_batch(rows, self._program.layout.mesh)
+        batch = partition.place_batch(
+            rows,
+            self._program.layout.mesh,
+            num_processes=self._program.loader.num_processes,
+            accumulate=self._config.accumulate,
+        )
         if before is None or _is_ready(before.metrics["loss"]):
             self._meter.waited(time.perf_counter() - start)
         self._state, metrics = self._program.step(self._state, batch)

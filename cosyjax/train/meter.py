@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 
 import jax
@@ -26,6 +27,7 @@ PEAK_FLOPS = {
     "NVIDIA L4": 121e12,
     "Tesla T4": 65e12,
 }
+WINDOW = 8  # readings that a rate is averaged over: single steps jitter
 
 
 def peak_flops() -> float | None:
@@ -59,6 +61,7 @@ class Meter:
 
     def __init__(self, peak: float | None) -> None:
         self._peak = peak
+        self._window: collections.deque[tuple[float, ...]] = collections.deque(maxlen=WINDOW)
         self._reset()
 
     def _reset(self) -> None:
@@ -83,20 +86,23 @@ class Meter:
 
     def restart(self) -> None:
         """Forgets what was counted, such as the step that compiled."""
+        self._window.clear()
         self._reset()
 
     def read(self) -> dict[str, float]:
-        """Rates since the last reading; nothing where no step was counted."""
-        seconds = time.perf_counter() - self._start - self._paused_s
-        if not self._steps or seconds <= 0:
+        """Rates over the last WINDOW readings; nothing where no step was counted since the last."""
+        if not self._steps:
             return {}
-        rates = {
-            "steps_per_s": self._steps / seconds,
-            "tokens_per_s": self._tokens / seconds,
-            "audio_hours_per_s": self._audio_s / 3600.0 / seconds,
-            "data_wait": min(self._waited_s / seconds, 1.0),
-        }
-        if self._peak:
-            rates["mfu"] = self._flops / seconds / self._peak
+        elapsed_s = time.perf_counter() - self._start - self._paused_s
+        sums = (elapsed_s, self._steps, self._tokens, self._audio_s, self._waited_s, self._flops)
+        self._window.append(sums)
         self._reset()
-        return rates
+        seconds, steps, tokens, audio_s, waited_s, flops = map(sum, zip(*self._window))
+        seconds = max(seconds, 1e-9)
+        rates = {
+            "steps_per_s": steps / seconds,
+            "tokens_per_s": tokens / seconds,
+            "audio_hours_per_s": audio_s / 3600.0 / seconds,
+            "data_wait": min(waited_s / seconds, 1.0),
+        }
+        return rates | ({"mfu": flops / seconds / self._peak} if self._peak else {})

@@ -102,9 +102,28 @@ def find_loader(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Loader:
     return Loader(shares.index(own), len(shares))
 
 
-def place_batch(rows: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-    """Global arrays from the rows of this process."""
+def place_batch(
+    rows: Mapping[str, np.ndarray], mesh: Mesh, *, num_processes: int = 1, accumulate: int = 1
+) -> Batch:
+    """Global arrays from the rows of this process.
+
+    Args:
+      rows: arrays whose first dimension is the rows.
+      mesh: where they go.
+      num_processes: that read other rows.
+      accumulate: microbatches that they will be cut into.
+
+    Raises:
+      InputError: so many rows do not divide; a pipeline of buckets may give any number.
+    """
     where = sharding.batch_sharding(mesh)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    for name, x in rows.items():
+        if len(x) * num_processes % parts:
+            raise InputError(
+                f"a batch of {len(x) * num_processes} rows ({name}) does not divide by data x fsdp "
+                f"x accumulate = {parts}; change data.batch_size, or the mesh"
+            )
     if jax.process_count() == 1:
         return jax.device_put(dict(rows), where)
     return {

@@ -105,19 +105,16 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
     assert_same(tmp_path / "cut", state, (wanted, read_metrics(tmp_path / "whole")))
 
 
-@pytest.mark.slow
-def test_two_processes_of_four_devices_equal_one_device(tmp_path: Path) -> None:
+def launch_two(workdir: Path, fields: str, assignments: list[str]) -> list[subprocess.Popen]:
     import portpicker
 
-    num_steps, port = 20, portpicker.pick_unused_port()
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    mesh = ["mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2", "eval_every=10", "samples=True"]
-    words = [sys.executable, "-m", "cosyjax", "train", "--workdir", str(tmp_path / "two")]
-    words += ["--config", f"tests/train/toy_config.py:num_steps={num_steps},single=False"]
-    words += ["--set", *mesh, "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
-    processes = [
+    words = [sys.executable, "-m", "cosyjax", "train", "--workdir", str(workdir)]
+    words += ["--config", f"tests/train/toy_config.py:{fields}", "--set", *assignments]
+    words += ["--coordinator", f"127.0.0.1:{portpicker.pick_unused_port()}"]
+    return [
         subprocess.Popen(
-            [*words, "--process", str(i)],
+            [*words, "--num-processes", "2", "--process", str(i)],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -126,9 +123,26 @@ def test_two_processes_of_four_devices_equal_one_device(tmp_path: Path) -> None:
         )
         for i in range(2)
     ]
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_asked_to_end_makes_both_save_and_end(tmp_path: Path) -> None:
+    mesh = ["mesh.data=1", "mesh.fsdp=8", "eval_every=-1", "samples=False"]
+    processes = launch_two(tmp_path, f"num_steps=4000,delay_s={DELAY_S}", mesh)
+    wait_until(lambda: len(read_metrics(tmp_path)) > 3, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    config = dataclasses.replace(get_config(num_steps, single=False), eval_every=10)
+    assert Checkpoints(tmp_path).latest() == read_metrics(tmp_path)[-1]["step"]
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_equal_one_device(tmp_path: Path) -> None:
+    mesh = ["mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2", "eval_every=10", "samples=True"]
+    processes = launch_two(tmp_path / "two", "num_steps=20,single=False", mesh)
+    said = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    config = dataclasses.replace(get_config(20, single=False), eval_every=10)
     wanted = train(config, tmp_path / "one", tell=quiet)
     # The finished run of two processes, restored here onto one device.
     state = train(

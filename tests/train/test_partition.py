@@ -109,3 +109,9 @@ def test_a_batch_that_does_not_divide_says_what_does() -> None:
 def test_minus_one_takes_the_devices_that_remain() -> None:
     program = make_program(dataclasses.replace(CONFIG, mesh=MeshConfig(-1, 2, 1)))
     assert dict(program.layout.mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+def test_rows_that_do_not_divide_are_refused_before_they_are_placed() -> None:
+    mesh = make_program(dataclasses.replace(CONFIG, mesh=MESHES["fsdp x tensor"])).layout.mesh
+    with pytest.raises(InputError, match="batch of 4 rows .x. does not divide .* = 8"):
+        place_batch({"x": np.zeros((4, 2))}, mesh, accumulate=2)
