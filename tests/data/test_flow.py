@@ -133,6 +133,8 @@ def test_too_long_and_empty_utterances_are_counted():
     records += memory.features(1, speech=(0, 1), name="none")
     iterator = memory.start(data(), [memory.Memory(records)])
     assert iterator.skips.counts == {"longer than 400 tokens": 2, "no speech tokens": 1}
+    assert all(next(iterator)["num_tokens"].min() > 0 for _ in range(30))
+    assert set(iterator.skips.counts) == {"longer than 400 tokens", "no speech tokens"}
 
 
 @pytest.mark.parametrize("buckets", [(), (100, 50), (0, 10), (50, 50)])

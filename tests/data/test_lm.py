@@ -89,6 +89,11 @@ def test_an_epoch_holds_every_record_once(source):
     assert len(seen) == len(wanted) and set(seen) == wanted
 
 
+def test_the_fullest_row_of_an_epoch_fills_the_table_of_records(source):
+    got = memory.batches(data(batch_size=16), [source], 20)
+    assert any((batch["records"][:, -1] >= 0).any() for batch in got)
+
+
 def test_a_resumed_run_sees_the_same_batches(source):
     memory.assert_resumes(lambda threads: data(num_threads=threads), [source])
 

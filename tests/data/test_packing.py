@@ -41,3 +41,10 @@ def test_rounds_have_other_rows_of_the_same_records():
     assert [d.record for d in first] != [d.record for d in second]
     assert all(sum(lengths[d.record] for d in row) <= 1024 for rows in rounds for row in rows)
     assert max(len(row) for row in rounds[0]) == packed.most and packed.fill > 0.99
+
+
+def test_a_small_source_packs_several_epochs_together_so_that_its_rows_are_full():
+    packed = Packed(0, np.arange(3), np.full(3, 40), 100, seed=0)
+    assert packed.num_rows >= 256 and packed.fill > 0.79  # one epoch by itself: 120 of 200
+    uses = [draw for i in range(packed.num_rows) for draw in packed[i]]
+    assert len(uses) == len(set(uses)) == 3 * (1 + max(draw.epoch for draw in uses))
