@@ -90,7 +90,7 @@ def builder_class(kind: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import file_adapters
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Clips in the order given, under one split named "clips"."""
 
         name = kind
