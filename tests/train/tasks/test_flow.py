@@ -1,6 +1,7 @@
 """The flow as a stage: what is drawn, what is masked, over-fitting, export."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from cosyjax import config as configs
 from cosyjax.errors import InputError
+from cosyjax.infer.bundle import load_bundle
 from cosyjax.infer.modules import parameter_shapes
 from cosyjax.losses.flow import FlowBatch, draw_flow, flow_terms
 from cosyjax.models.flow import FlowMatching, FlowTrainingConfig
@@ -146,3 +148,19 @@ def test_the_config_survives_a_round_trip() -> None:
     with pytest.raises(InputError, match="fused"):
         FlowTask(dataclasses.replace(TINY, estimator=estimator))
     assert TASK.samples({}, BATCH, KEY) == []
+
+
+@pytest.mark.slow
+def test_the_vocoder_of_a_bundle_speaks_the_first_rows(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle, modules=("flow",))
+    task = FlowTask(bundle.config.flow, vocoder=str(tiny_bundle))
+    dims, mels = bundle.config.flow.speaker_dim, bundle.config.flow.estimator.num_mels
+    batch = {
+        "speech_tokens": np.ones((3, TOKENS), np.int32),
+        "num_tokens": np.array([TOKENS, 0, 4], np.int32),
+        "mel": np.zeros((3, 2 * TOKENS, mels), np.float32),
+        "speaker_embedding": np.ones((3, dims), np.float32),
+    }
+    (sample,) = task.samples(task.load(tiny_bundle), batch, KEY)  # the second row is padding
+    assert sample.wav.shape == (TOKENS * 960,) and np.all(np.isfinite(sample.wav))
+    assert sample.sample_rate_hz == 24_000 and np.std(sample.wav) > 0
