@@ -97,7 +97,8 @@ class Meter:
         sums = (elapsed_s, self._steps, self._tokens, self._audio_s, self._waited_s, self._flops)
         self._window.append(sums)
         self._reset()
-        seconds, steps, tokens, audio_s, waited_s, flops = map(sum, zip(*self._window))
+        totals = [sum(column) for column in zip(*self._window)]
+        seconds, steps, tokens, audio_s, waited_s, flops = (float(total) for total in totals)
         seconds = max(seconds, 1e-9)
         rates = {
             "steps_per_s": steps / seconds,
