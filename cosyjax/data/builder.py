@@ -90,7 +90,9 @@ def builder_class(kind: str) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import file_adapters
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    base: Any = tfds.core.GeneratorBasedBuilder
+
+    class Builder(base, skip_registration=True):
         """Clips in the order given, under one split named "clips"."""
 
         name = kind
