@@ -92,7 +92,7 @@ def builder_class(kind: str) -> Any:
 
     base: Any = tfds.core.GeneratorBasedBuilder
 
-    class Builder(base, skip_registration=True):
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg]
         """Clips in the order given, under one split named "clips"."""
 
         name = kind
