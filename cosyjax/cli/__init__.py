@@ -18,6 +18,7 @@ VERBS = {
     "export": "bundle to an official model folder",
     "parity": "run golden files of the official modules through ours",
     "prepare": "recordings and transcripts to a data folder, and features by a bundle",
+    "vocabulary": "learn a text tokenizer from transcripts",
     "train": "train a stage, or resume it",
     "bundle": "put trained stages together to a bundle",
     "bench": "time every stage",

@@ -53,6 +53,11 @@ class TokenizerData(AudioPipeline):
             raise InputError("no text tokenizer: set data.tokenizer to a folder")
         return load_tokenizer(Path(self.tokenizer))
 
+    def open(self, split: str) -> tuple[Source, ...]:
+        """Opens the sources, and the text tokenizer, so that a wrong folder is told at once."""
+        assert self.text_tokenizer
+        return super().open(split)
+
     def sizes(self) -> tuple[int, ...]:
         """Rows of each bucket."""
         if not self.same_samples:
