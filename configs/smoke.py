@@ -28,7 +28,7 @@ from cosyjax.models.speaker_encoder import SpeakerEncoderConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 from cosyjax.models.upsample_encoder import UpsampleEncoderConfig
-from cosyjax.train.config import OptimizerConfig, TrainConfig
+from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig
 from cosyjax.train.tasks.flow import FlowTask
 from cosyjax.train.tasks.lm import LMTask
 from cosyjax.train.tasks.speaker import SpeakerTask
@@ -59,6 +59,7 @@ def get_config(stage: str = "lm") -> TrainConfig:
         task=task,
         data=data,
         optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=5),
+        mesh=MeshConfig(data=1),  # batches of a few rows: one device
         num_steps=60,
         eval_every=20,
     )
