@@ -1,6 +1,7 @@
 """The flow as a stage: what is drawn, what is masked, over-fitting, export."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -109,6 +110,7 @@ def test_recomputation_changes_neither_loss_nor_gradient(params: Params, remat: 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, plain)
 
 
+@functools.cache
 def traced_products(remat: str) -> list:
     how = dataclasses.replace(TINY.training, remat=remat)
     task = FlowTask(dataclasses.replace(TINY, compute="bfloat16", training=how))
