@@ -73,6 +73,9 @@ def _time(name: str, args: argparse.Namespace) -> dict[str, Any]:
             "lm_decode": lambda: reference.qwen2_decode(
                 config.lm, PREFILL_POSITIONS, DECODE_TOKENS
             ),
+            "extract": lambda: reference.s3tokenizer(
+                100 * training.CLIP_SECONDS, training.NUM_CLIPS
+            ),
             "train_lm": lambda: qwen2_training(
                 training.SMALL, training.sequence_lengths().tolist(), training.ROWS * training.ROW
             ),

@@ -78,8 +78,11 @@ def _qwen2(config: Any) -> Any:
     return torch, Qwen2Model(sizes).eval()
 
 
-def s3tokenizer(num_frames: int) -> Reference:
-    """The package's tokenizer v2 at full size with random weights, on `num_frames` mel frames."""
+def s3tokenizer(num_frames: int, num_clips: int = 1) -> Reference:
+    """The package's tokenizer v2 at full size with random weights, clip after clip.
+
+    One clip at a time, as the official extraction of speech tokens runs it.
+    """
     name = "s3tokenizer"
     try:
         import torch
@@ -100,6 +103,6 @@ def s3tokenizer(num_frames: int) -> Reference:
 
     def run() -> Any:
         with torch.inference_mode():
-            return model.quantize(mel, lengths)
+            return [model.quantize(mel, lengths) for _ in range(num_clips)]
 
     return Reference(name, run)

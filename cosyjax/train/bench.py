@@ -1,4 +1,4 @@
-"""What `cosyjax bench train` times: whole steps of the language model on packed sequences."""
+"""What `cosyjax bench train` times: steps of the language model, and features of recordings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from cosyjax.data.packing import first_fit
 from cosyjax.eval.cases import Case, Work
+from cosyjax.eval.random_bundle import random_params
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.infer.compute import ComputePlan
+from cosyjax.infer.stages import make_stages
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 from cosyjax.ops.interleave import PADDING, SPEECH
+from cosyjax.shapes import TOKENIZER_RATE_HZ
 from cosyjax.train.config import TrainConfig
+from cosyjax.train.extract import extract_batch
 from cosyjax.train.state import make_init, make_optimizers
 from cosyjax.train.step import make_step
 from cosyjax.train.tasks.lm import LMTask
@@ -22,6 +26,8 @@ from cosyjax.train.tasks.lm import LMTask
 ROW = 1024  # positions of a packed row
 ROWS = 4  # rows of a batch
 NUM_SEQUENCES = 80
+NUM_CLIPS = 8
+CLIP_SECONDS = 4
 SMALL = TextSpeechLMConfig(6, 384, 6, 2, 64, 1024, text_vocab_size=4096, scan_layers=True)
 
 
@@ -72,7 +78,23 @@ def _train_lm(config: BundleConfig, plan: ComputePlan) -> Work:
     return run
 
 
+def _extract(config: BundleConfig, plan: ComputePlan) -> Work:
+    names = ("speech_tokenizer", "speaker_encoder")
+    stages = make_stages(config, random_params(config, names), plan, names)
+    num_samples = TOKENIZER_RATE_HZ * CLIP_SECONDS
+    wav = 0.1 * np.random.default_rng(0).standard_normal((NUM_CLIPS, num_samples), np.float32)
+    lengths = np.full(NUM_CLIPS, num_samples, np.int32)
+    return lambda: extract_batch(stages, wav, lengths, TOKENIZER_RATE_HZ)
+
+
 CASES = {
+    "extract": Case(
+        f"{NUM_CLIPS} clips of {CLIP_SECONDS} s: tokens, embedding, mel, pitch",
+        _extract,
+        ("speech_tokenizer", "speaker_encoder"),
+        float(NUM_CLIPS * CLIP_SECONDS),
+        "s audio",
+    ),
     "train_lm": Case(
         f"{NUM_SEQUENCES} sequences, 6 layers of 384, AdamW",
         _train_lm,
