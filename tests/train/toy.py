@@ -58,7 +58,7 @@ class ToyTask:
 
     def fit(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Mean error over rows that hold a record."""
-        noise = self.noise * jax.random.normal(key, batch["x"].shape)
+        noise = self.noise * jax.random.uniform(key, batch["x"].shape)
         return self._loss(params["generator"], batch["x"] + noise, batch["y"], batch["num"])
 
     def judge(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
