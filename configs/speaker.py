@@ -16,7 +16,7 @@ from cosyjax.train.tasks.speaker import SpeakerTask
 def get_config(
     size: str = "small", num_speakers: int = 128, compute: str = "float32"
 ) -> TrainConfig:
-    """0.4 M parameters for tens of voices, or CAM++ for thousands."""
+    """0.2 M parameters for tens of voices, or CAM++ for thousands."""
     small = {"small": True, "cosyvoice2": False}[size]
     model = SpeakerEncoderConfig(compute=compute)
     if small:

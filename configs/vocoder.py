@@ -19,7 +19,7 @@ from cosyjax.train.tasks.vocoder import VocoderTask
 
 
 def get_config(size: str = "small", compute: str = "float32") -> TrainConfig:
-    """1 M parameters for hours of speech on a CPU, or the released size."""
+    """1.4 M parameters for hours of speech on a CPU, or the released size."""
     small = {"small": True, "cosyvoice2": False}[size]
     return TrainConfig(
         stage="vocoder",

@@ -232,7 +232,10 @@ def replace_params(state: TrainState, found: Params, source: str) -> TrainState:
         )
     for group, tree in found.items():
         if group not in params:
-            continue
+            raise InputError(
+                f"{source} holds a group {group!r}, the task {', '.join(params)}; of a run with "
+                "corrections make a bundle first (`cosyjax bundle`), and start from that"
+            )
         params[group] = _graft(params[group], tree, f"{source}: {group}")
     ema = {g: jax.tree.map(jnp.copy, params[g]) for g in state.ema}
     return state.replace(params=params, ema=ema)

@@ -30,6 +30,7 @@ def test_tokens_drawn_in_pieces_equal_tokens_drawn_at_once(tiny_tts, request_) -
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
+@pytest.mark.slow
 def test_chunks_of_audio_have_the_length_of_the_whole(tiny_tts, request_) -> None:
     _, conditions, key, _, _ = request_
     tokens = np.arange(60, dtype=np.int32) % 27

@@ -62,6 +62,7 @@ def test_faster_speech_is_shorter_and_keeps_its_tokens(tiny_tts, voice, speech) 
     assert len(fast.wav) == 480 * int(len(speech.wav) // 480 / 1.5)
 
 
+@pytest.mark.slow
 def test_progress_is_told_after_each_piece(tiny_tts, voice) -> None:
     told = []
     pieces = ["one two three four five six seven eight nine ten " * 3 + "."] * 2
@@ -90,6 +91,7 @@ def test_a_recording_is_spoken_again_in_another_voice(tiny_tts, voice, prompt_wa
     assert abs(made.seconds - 1.5) <= 0.08
 
 
+@pytest.mark.slow
 def test_flow_padding_of_a_bucket_changes_nothing(tiny_tts, voice, monkeypatch) -> None:
     import jax
 

@@ -61,6 +61,7 @@ def test_fused_parameters_compute_the_same():
 
 
 @pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.slow
 def test_recomputation_changes_no_gradient(scan):
     grads = []
     for remat in ("none", "full"):

@@ -127,6 +127,7 @@ def test_bfloat16_training_multiplies_float32_in_the_time_embedding_alone() -> N
     assert len(exact) <= 3 * (2 + 3 + 1) and len(products) - len(exact) > 60
 
 
+@pytest.mark.slow
 def test_recomputation_takes_the_products_that_it_says() -> None:
     none, dots, full = (len(traced_products(remat)) for remat in ("none", "dots", "full"))
     # Two encoder blocks with three products of attention, three others with two. Those of weights
@@ -134,6 +135,7 @@ def test_recomputation_takes_the_products_that_it_says() -> None:
     assert none < dots < full and dots - none <= 2 * 3 + 3 * 2
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_traced_forward_pass() -> None:
     batch = FlowBatch(*(jnp.asarray(BATCH[name]) for name in FlowBatch._fields))
     draws = draw_flow(KEY, TINY, batch.num_tokens, 2 * TOKENS)

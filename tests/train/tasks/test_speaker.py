@@ -56,12 +56,14 @@ def evaluate():
     return jax.jit(TASK.evaluate)
 
 
+@pytest.mark.slow
 def test_one_batch_overfits(trained):
     _, history = trained
     assert history[0][f"{GROUP}/loss"] > 2.0 > 0.1 > history[-1][f"{GROUP}/loss"]
     assert history[-1][f"{GROUP}/accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_running_statistics_serve_as_well_as_those_of_the_batch(trained, evaluate):
     after, history = trained
     metrics = evaluate(after, batch_of(), jax.random.key(0))
@@ -71,6 +73,7 @@ def test_the_running_statistics_serve_as_well_as_those_of_the_batch(trained, eva
     assert TASK.summarize(scores) == {"equal_error_rate": 0.0}
 
 
+@pytest.mark.slow
 def test_every_parameter_moves(params, trained):
     before = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
     after = jax.tree.leaves(jax.device_get(trained[0]))

@@ -79,6 +79,7 @@ def stage(request):
     return task, params, loss, jax.jit(task.evaluate)
 
 
+@pytest.mark.slow
 def test_one_batch_overfits(stage):
     task, params, *_ = stage
     _, history = overfit(task, batch_of(), 150, 1e-2, params)

@@ -43,7 +43,7 @@ TASK = VocoderTask(
     MODEL, JUDGES, GanLossConfig(f0_weight=0.05), source="recorded", initial_f0_hz=100.0
 )
 FRAMES = 4
-STEPS = 80
+STEPS = 250
 
 
 def batch_of(volume=0.5):
@@ -71,21 +71,24 @@ def trained(params):
     return overfit(TASK, batch_of(), STEPS, 3e-3, params)
 
 
+@pytest.mark.slow
 def test_one_batch_overfits(params, trained, evaluate):
     after, history = trained
     key = jax.random.key(7)
     start, end = (evaluate(p, batch_of(), key) for p in (params, after))
-    assert float(end["loss"]) < 0.5 * float(start["loss"])
+    assert float(end["loss"]) < 0.35 * float(start["loss"])
     assert float(end["f0_error"]) < 0.5 * float(start["f0_error"])
     assert history[-1][f"{GENERATOR}/loss_f0"] < 0.5 * history[0][f"{GENERATOR}/loss_f0"]
 
 
+@pytest.mark.slow
 def test_the_discriminators_move_first_and_learn(trained):
     assert [turn.group for turn in TASK.turns()] == [DISCRIMINATOR, GENERATOR]
     name = f"{DISCRIMINATOR}/loss_adversarial"
     assert trained[1][20][name] < trained[1][0][name]
 
 
+@pytest.mark.slow
 def test_every_parameter_of_both_groups_learns(params, trained):
     before = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
     after = jax.tree.leaves(jax.device_get(trained[0]))
