@@ -60,9 +60,9 @@ def _time(name: str, args: argparse.Namespace) -> dict[str, Any]:
     from cosyjax.convert.reference_training import qwen2_training
     from cosyjax.eval import bench
     from cosyjax.eval.cases import CASES, DECODE_TOKENS, PREFILL_POSITIONS
-    from cosyjax.train import bench as training
     from cosyjax.infer.bundle import BundleConfig
     from cosyjax.infer.compute import make_plan
+    from cosyjax.train import bench as training
 
     config = BundleConfig()
     made: Any = reference.Reference("", None)

@@ -35,6 +35,7 @@ from cosyjax.convert.torch_files import StateDict, read_state_dict
 from cosyjax.errors import InputError
 from cosyjax.infer.bundle import Bundle, BundleConfig, Tell
 from cosyjax.infer.modules import MODULES, parameter_shapes
+from cosyjax.io.files import read_json
 from cosyjax.ops.noise import official_noise
 from cosyjax.shapes import NUM_MELS
 from cosyjax.text.tokenizer import load_tokenizer
@@ -187,12 +188,7 @@ def _check_label(path: Path, module: str, tensors: Mapping[str, Any]) -> None:
 def _backbone_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}; an object is needed")
+    values = read_json(path)
     # Newer releases of transformers keep the rotary base one level down.
     values = dict(values.get("rope_parameters") or {}) | values
     for key in _BACKBONE_NUMBERS:

@@ -60,20 +60,24 @@ def qwen2_decode(config: Any, num_prompt: int, num_tokens: int) -> Reference:
     return Reference("transformers Qwen2", run)
 
 
+def qwen2_sizes(config: Any) -> dict[str, Any]:
+    """Sizes of a TextSpeechLMConfig under the names of transformers' Qwen2."""
+    return {
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "intermediate_size": config.mlp_dim,
+    }
+
+
 def _qwen2(config: Any) -> Any:
     try:
         import torch
         from transformers import Qwen2Config, Qwen2Model
     except ImportError as error:
         return Reference("transformers Qwen2", None, f"not installed: {error.name}")
-    sizes = Qwen2Config(
-        hidden_size=config.embed_dim,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        intermediate_size=config.mlp_dim,
-        vocab_size=16,  # embeddings are given, so no table is needed
-    )
+    sizes = Qwen2Config(**qwen2_sizes(config), vocab_size=16)  # embeddings are given: no table
     torch.manual_seed(0)
     return torch, Qwen2Model(sizes).eval()
 

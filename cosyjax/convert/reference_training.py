@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cosyjax.convert.reference import Reference
+from cosyjax.convert.reference import Reference, qwen2_sizes
 
 NAME = "transformers Qwen2, padded"
 IGNORED = -100
@@ -28,14 +28,7 @@ def qwen2_training(config: Any, lengths: Sequence[int], tokens_per_batch: int) -
     except ImportError as error:
         return Reference(NAME, None, f"not installed: {error.name}")
     torch.manual_seed(0)
-    sizes = Qwen2Config(
-        hidden_size=config.embed_dim,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        intermediate_size=config.mlp_dim,
-        vocab_size=config.speech_vocab_size,
-    )
+    sizes = Qwen2Config(**qwen2_sizes(config), vocab_size=config.speech_vocab_size)
     model = Qwen2Model(sizes).train()
     head = torch.nn.Linear(config.embed_dim, config.speech_vocab_size)
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-4)

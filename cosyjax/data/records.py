@@ -11,7 +11,6 @@ A part without records has its part.json alone.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
+from cosyjax.io import files
 
 VERSION = "1.0.0"
 KINDS = ("audio", "features")
@@ -59,18 +59,8 @@ def feature_spec(kind: str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object.
-
-    Raises:
-      InputError: not readable as JSON.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error}); run cosyjax prepare again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}; an object is needed")
-    return values
+    """Reads a file that `cosyjax prepare` wrote; raises InputError where it cannot be read."""
+    return files.read_json(path, "; run `cosyjax prepare` again")
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:

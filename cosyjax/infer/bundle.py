@@ -184,28 +184,18 @@ def _load_config(folder: Path) -> tuple[BundleConfig, dict[str, Any]]:
         else:
             hint = "make one with `cosyjax convert SRC BUNDLE`"
         raise InputError(f"{folder}: no bundle there (no config.json); {hint}")
-    raw = _read_json(folder / "config.json")
+    raw = files.read_json(folder / "config.json")
     if raw.get("model_type") != MODEL_TYPE:
         kind = raw.get("model_type")
         raise InputError(f"{folder}/config.json: model_type={kind!r}; {MODEL_TYPE!r} is needed")
     generation = folder / "generation_config.json"
-    values = raw | (_read_json(generation) if generation.is_file() else {})
+    values = raw | (files.read_json(generation) if generation.is_file() else {})
     for key in ("model_type", "architectures", "source", "transformers_version"):
         values.pop(key, None)
     try:
         return configs.from_dict(BundleConfig, values), raw
     except InputError as error:
         raise InputError(f"{folder}/config.json: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}; an object is needed")
-    return values
 
 
 def _load_module(folder: Path, module: str, config: Any) -> tuple[Any, dict[str, str]]:

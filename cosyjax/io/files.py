@@ -146,6 +146,21 @@ def load_tree(path: Path | str) -> dict[str, Any]:
     return traverse_util.unflatten_dict(load_arrays(path)[0], sep=".")
 
 
+def read_json(path: Path, advice: str = "") -> dict[str, Any]:
+    """Reads an object.
+
+    Raises:
+      InputError: not readable as JSON, or not an object; `advice` says what to do.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}){advice}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; an object is needed{advice}")
+    return values
+
+
 def write_checksums(folder: Path) -> None:
     """Writes `SHA256SUMS` over every file below `folder`, as `sha256sum -c` reads it."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
