@@ -14,9 +14,10 @@ from cosyjax.train.registry import STAGES
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.py"))
+WHOLE = pytest.param("cosyvoice2.py", marks=pytest.mark.slow)  # five models of the full size
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [n for n in FILES if n != "cosyvoice2.py"] + [WHOLE])
 def test_shapes_follow_from_the_config_without_memory(name: str) -> None:
     config = runpy.run_path(str(FOLDER / name))["get_config"]()
     if isinstance(config, TrainConfig):  # its sizes are tested in tests/train

@@ -50,6 +50,7 @@ def test_a_piece_sounds_the_same_whatever_stood_before_it(tiny_tts, voice) -> No
     np.testing.assert_array_equal(together[1][1], swapped[1][1])
 
 
+@pytest.mark.slow
 def test_every_mode_speaks(tiny_tts, voice) -> None:
     for mode, instruct in (("cross_lingual", ""), ("instruct", "Softly."), ("sft", "")):
         made = tiny_tts.synthesize(TEXT, voice, mode=mode, instruct=instruct, config=SHORT)

@@ -42,6 +42,7 @@ def test_a_glide_is_followed_at_the_centre_of_each_mel_frame():
     np.testing.assert_allclose(found[2:-2], centres[2:-2], rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_it_agrees_with_librosa_on_a_glide_in_noise():
     librosa = pytest.importorskip("librosa")
     f0 = np.linspace(150, 180, RATE_HZ // 2)

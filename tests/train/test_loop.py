@@ -145,6 +145,7 @@ def position_after_resuming(workdir: Path):
     return found.seed, found.iterator.get_state()
 
 
+@pytest.mark.slow
 def test_starting_anew_moves_the_run_before_aside(copy: Path) -> None:
     train(change(samples=False), copy, resume=False, tell=quiet)
     assert [row["step"] for row in read_metrics(copy)] == list(range(1, 9))
