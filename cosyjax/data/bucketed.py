@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -26,15 +27,15 @@ class BucketedPipeline(Pipeline):
         """[n] int bucket of each record; -1, noted in `skips`, where it cannot be used."""
         return np.zeros(len(source), np.int64)
 
+    @abc.abstractmethod
     def empty(self, bucket: int, num_rows: int) -> Arrays:
         """Arrays of a batch without records."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sample(
         self, record: dict[str, Any], random: np.random.Generator, bucket: int
     ) -> dict[str, Any]:
         """What goes into the row of each array, at its beginning; InputError if unusable."""
-        raise NotImplementedError
 
     def plan(self, sources: Sequence[Source], split: str, seed: int, skips: SkipLog) -> Plan:
         """Shuffles the records of a bucket, and the buckets in proportion to their batches."""

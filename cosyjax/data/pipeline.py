@@ -7,6 +7,7 @@ and a state is the number of the next batch, beside what the order was made from
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import zlib
@@ -28,7 +29,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Pipeline(abc.ABC):
     """A stage's data: from the records of its sources to batches."""
 
     sources: tuple[SourceConfig, ...] = ()  # data folders and their weights
@@ -104,13 +105,13 @@ class Pipeline:
         """Rows of a global batch of each bucket."""
         return (self.batch_size,)
 
+    @abc.abstractmethod
     def plan(self, sources: Sequence[Source], split: str, seed: int, skips: SkipLog) -> Plan:
         """Orders the records into batches; notes those that it cannot use."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def collate(self, batch: Batch, reader: Reader) -> Arrays:
         """Reads the rows of `batch`, which are one process's share."""
-        raise NotImplementedError
 
     def weight(self, index: int) -> float:
         """The weight of source `index`; sources handed over open weigh the same."""
