@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes this process's parts; whoever finds all of them complete writes prepare.json."""
-    from cosyjax.data import prepare, records
+    from cosyjax.data import finish, prepare, records
 
     config = prepare.PrepareConfig(
         heldout=args.heldout,
@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
         plan = prepare.make_plan(args.sources, args.out, config)
         args.out.mkdir(exist_ok=True)
         prepare.prepare_audio(plan, _tell)
-        _report(args.out, "audio", prepare.finish_audio(plan))
+        _report(args.out, "audio", finish.finish_audio(plan))
     if extract is not None:
         convert, made_by = extract
         prepare.prepare_features(args.out, convert, made_by, config, _tell)
-        _report(args.out, "features", prepare.finish_features(args.out))
+        _report(args.out, "features", finish.finish_features(args.out))
     return 0
 
 
@@ -107,6 +107,9 @@ def _report(out: Path, kind: str, summary: dict[str, Any] | None) -> None:
         return
     for split, counts in summary[kind]["splits"].items():
         hours = counts["audio_s"] / 3600
-        print(f"{out}: {kind}, {split}: {counts['num_records']:,} clips, {hours:.2f} h")
+        codes = ""
+        if "num_codes" in counts:
+            codes = f", {counts['num_codes']:,} codes, perplexity {counts['code_perplexity']:,.0f}"
+        print(f"{out}: {kind}, {split}: {counts['num_records']:,} clips, {hours:.2f} h{codes}")
     if kind == "audio" and summary["num_rejected"]:
         print(f"{out}: {summary['num_rejected']:,} clips refused; see {out / 'rejected.jsonl'}")

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,27 +44,31 @@ def write_part(folder: Path, kind: str, records: Iterable[Record], about: dict[s
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _telling_full_disk(folder), atomic_folder(folder, force=True) as partial:
         columns: dict[str, list[Any]] = {}
-        noted = _noting(records, kind, columns)
+        codes: Counter[int] = Counter()
+        noted = _noting(records, kind, columns, codes)
         first = next(noted, None)
         if first is not None:
             _build(partial, kind, itertools.chain([first], noted))
         num_records = len(columns.get("id", ()))
         _check_written(partial, kind, num_records)
         values = about | {"num_records": num_records, "columns": columns}
+        if kind == "features":
+            values["code_counts"] = {str(code): codes[code] for code in sorted(codes)}
         text = json.dumps(values, ensure_ascii=False, indent=1)
         (partial / PART).write_text(text + "\n", encoding="utf-8")
 
 
 def _noting(
-    records: Iterable[Record], kind: str, columns: dict[str, list[Any]]
+    records: Iterable[Record], kind: str, columns: dict[str, list[Any]], codes: Counter[int]
 ) -> Iterator[Record]:
-    """Passes records on and keeps what batches are planned by."""
+    """Passes records on; keeps what batches are planned by, and how often each code occurs."""
     for record in records:
         row = {name: record[name] for name in COLUMNS}
         row["duration_s"] = round(float(record["duration_s"]), 6)
         if kind == "features":
             row["num_text_tokens"] = len(record["text_tokens"])
             row["num_speech_tokens"] = len(record["speech_tokens"])
+            codes.update(int(code) for code in record["speech_tokens"])
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
         yield record

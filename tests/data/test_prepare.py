@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cosyjax.cli import main
-from cosyjax.data import builder, clips, prepare, records
+from cosyjax.data import builder, clips, finish, prepare, records
 from cosyjax.data.progress import Progress
 from cosyjax.errors import InputError
 from tests.data.corpora import encoded, tone, tree, write_folder, write_shard
@@ -27,7 +27,7 @@ def made(source: Path, out: Path, config: prepare.PrepareConfig = CONFIG) -> Pat
     plan = prepare.make_plan([source], out, config)
     out.mkdir(exist_ok=True)
     prepare.prepare_audio(plan)
-    prepare.finish_audio(plan)
+    finish.finish_audio(plan)
     return out
 
 

@@ -125,6 +125,13 @@ def test_the_command_makes_features_that_belong_to_the_audio(
     assert [made[n]["id"] for n in range(5)] == [clips[n]["id"] for n in range(5)]
     assert made.column("num_speech_tokens") == [12] * 5
     assert made[0]["text_tokens"].dtype == np.int32 and len(made[0]["text_tokens"]) > 0
+    codes = np.concatenate([made[n]["speech_tokens"] for n in range(5)])
+    counts = np.unique(codes, return_counts=True)[1]
+    entropy = -np.sum(counts / codes.size * np.log(counts / codes.size))
+    said = records.read_summary(out)["features"]["splits"]["train"]
+    assert said["num_codes"] == len(counts)
+    np.testing.assert_allclose(said["code_perplexity"], np.exp(entropy), atol=0.06)
+    assert f"{len(counts):,} codes, perplexity" in capsys.readouterr().out
     first = tree(out)
     for path in out.glob("features/train/part-00001-*/part.json"):
         path.unlink()

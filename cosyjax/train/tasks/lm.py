@@ -24,6 +24,7 @@ from cosyjax.ops.interleave import Layout
 from cosyjax.shapes import TOKEN_RATE_HZ
 from cosyjax.train import init as starts
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
+from cosyjax.train.tasks import lm_samples
 from cosyjax.train.tasks import lora as low_rank
 from cosyjax.train.tasks.lora import LoRAConfig
 
@@ -43,12 +44,17 @@ class LMTask:
     model: TextSpeechLMConfig = TextSpeechLMConfig(scan_layers=True)
     smoothing: float = 0.0  # of the training targets; official: 0
     lora: LoRAConfig = LoRAConfig()  # rank 0: everything trains
+    speech: str = ""  # bundle whose flow and vocoder speak the samples; "" for none
+    voice: str = ""  # of that bundle; "" for its first
+    num_samples: int = 2  # held-out texts that are spoken
 
     def __post_init__(self) -> None:
         if self.model.fused:
             raise InputError("fused=True is a form for inference; training needs fused=False")
         if not 0.0 <= self.smoothing < 1.0:
             raise InputError(f"smoothing={self.smoothing} must lie in [0, 1)")
+        if self.num_samples < 0:
+            raise InputError(f"num_samples={self.num_samples} must not be negative")
 
     def init(self, key: jax.Array) -> Params:
         """Draws the model, and with `lora` a second group, which alone trains."""
@@ -94,8 +100,13 @@ class LMTask:
         return Cost(passes * forward, tokens, tokens * SPEECH_SHARE / TOKEN_RATE_HZ)
 
     def samples(self, params: Params, batch: Batch, key: jax.Array) -> list[Sample]:
-        """Nothing: speech tokens alone have no sound."""
-        return []
+        """Speaks the first held-out texts with the flow and vocoder of a bundle."""
+        if not self.speech or not self.num_samples:
+            return []
+        configs, trees = self.modules(params)
+        texts = lm_samples.first_texts(batch, self.num_samples)
+        where = {"bundle": self.speech, "voice": self.voice}
+        return lm_samples.speak_texts(configs[GROUP], trees[GROUP], texts, **where, key=key)
 
     def modules(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
         """The model with the corrections merged in, layer by layer."""
