@@ -123,6 +123,9 @@ def _summary(rows: list[dict[str, Any]]) -> None:
         values = [row[field] for row in rows if row[field]]
         if values:
             print(f"geometric mean against {what}: {geometric_mean(values):.2f}")
+    for row in rows:
+        if row["data_wait"] is not None:
+            print(f"{row['case']}: waits for data {row['data_wait']:.2%} of the time")
     print(f"compute: {rows[0]['plan']}")
 
 

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -37,6 +37,15 @@ class Timing:
     ratio: float | None = None
     recorded_s: float | None = None
     recorded_ratio: float | None = None
+    data_wait: float | None = None  # share of a training run in which no step had its batch
+
+
+@runtime_checkable
+class Feedable(Protocol):
+    """Work that can tell how long it waits for its data."""
+
+    def data_wait(self) -> float:
+        """Runs some more and returns a share in [0, 1]."""
 
 
 def time_case(
@@ -82,6 +91,7 @@ def time_case(
         ratio=other / median if other else None,
         recorded_s=case.recorded_s,
         recorded_ratio=case.recorded_s / median if case.recorded_s else None,
+        data_wait=work.data_wait() if isinstance(work, Feedable) else None,
     )
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from cosyjax.data.builder import write_part
+from cosyjax.data.config import SourceConfig
+from cosyjax.data.lm import LMData
 from cosyjax.data.packing import first_fit
+from cosyjax.data.records import FINISHED, VERSION, part_folder
 from cosyjax.eval.cases import Case, Work
 from cosyjax.eval.random_bundle import random_params
 from cosyjax.infer.bundle import BundleConfig
@@ -16,7 +25,7 @@ from cosyjax.infer.compute import ComputePlan
 from cosyjax.infer.stages import make_stages
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 from cosyjax.ops.interleave import PADDING, SPEECH
-from cosyjax.shapes import TOKENIZER_RATE_HZ
+from cosyjax.shapes import FRAMES_PER_TOKEN, NUM_MELS, TOKEN_RATE_HZ, TOKENIZER_RATE_HZ
 from cosyjax.train.config import TrainConfig
 from cosyjax.train.extract import extract_batch
 from cosyjax.train.state import make_init, make_optimizers
@@ -75,7 +84,73 @@ def _train_lm(config: BundleConfig, plan: ComputePlan) -> Work:
             held[0], metrics = step(held[0], batch)
         return metrics["loss"]
 
-    return run
+    def advance(batch: dict[str, np.ndarray]) -> jax.Array:
+        held[0], metrics = step(held[0], batch)
+        return metrics["loss"]
+
+    return Fed(run, advance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """Work that can also be fed by the real pipeline, to see whether it has to wait."""
+
+    run: Callable[[], Any]
+    advance: Callable[[dict[str, np.ndarray]], jax.Array]  # one step; returns before it is done
+
+    def __call__(self) -> Any:
+        return self.run()
+
+    def data_wait(self, num_steps: int = 20) -> float:
+        """The share of the time in which no step runs because the next batch is not there."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_features(Path(folder), sequence_lengths())
+            data = LMData(
+                sources=(SourceConfig(folder),),
+                max_length=ROW,
+                batch_size=ROWS,
+                ratio=SMALL.mix_ratio,
+            )
+            batches = iter(data.dataset("train", seed=0))
+            # The first batches fill the queue and are no step's to wait for.
+            before, waited_s = self.advance(_rows(next(batches))), 0.0
+            start = time.perf_counter()
+            for _ in range(num_steps):
+                asked = time.perf_counter()
+                rows = _rows(next(batches))
+                waited_s += (time.perf_counter() - asked) * before.is_ready()
+                loss = self.advance(rows)
+                before.block_until_ready()
+                before = loss
+            before.block_until_ready()
+            return waited_s / (time.perf_counter() - start)
+
+
+def _rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: rows for name, rows in batch.items() if name != "records"}
+
+
+def write_features(folder: Path, lengths: np.ndarray) -> None:
+    """A data folder of random features as `cosyjax prepare` makes them, mel and pitch included."""
+    stream = np.random.default_rng(2)
+
+    def record(index: int, length: int) -> dict[str, Any]:
+        num_text = max(length * 4 // 29, 1)
+        tokens = stream.integers(0, SMALL.codebook_size, length - num_text, np.int32)
+        num_frames = FRAMES_PER_TOKEN * tokens.size
+        names = {"id": f"{index}", "text": "-", "speaker": "-", "lang": "en"}
+        return names | {
+            "text_tokens": stream.integers(0, SMALL.text_vocab_size, num_text, np.int32),
+            "speech_tokens": tokens,
+            "speaker_embedding": stream.standard_normal(192, np.float32),
+            "mel": stream.standard_normal((num_frames, NUM_MELS), np.float32).astype(np.float16),
+            "f0": np.zeros(num_frames, np.float32),
+            "duration_s": tokens.size / TOKEN_RATE_HZ,
+        }
+
+    records = [record(index, int(length)) for index, length in enumerate(lengths)]
+    write_part(part_folder(folder, "features", "train", (0, 1)), "features", records, {})
+    (folder / FINISHED).write_text(json.dumps({"num_parts": 1, "version": VERSION, "features": {"splits": {"train": {}}}}))
 
 
 def _extract(config: BundleConfig, plan: ComputePlan) -> Work:
