@@ -201,4 +201,7 @@ def open_source(path: Path | str, kind: str, split: str) -> RecordSource:
         raise InputError(f"{path} holds no {kind}; {hint}")
     if split not in summary[kind]["splits"]:
         raise InputError(f"{path} has no {split} split; {nearest(split, summary[kind]['splits'])}")
+    # Not first in a reading thread: while tensorflow-datasets is imported, every other import of
+    # the process goes through its lazy one, on which those of a compilation in another thread fail.
+    feature_spec(kind)
     return RecordSource(path, kind, split)

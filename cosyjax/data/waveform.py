@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from cosyjax.data.bucketed import BucketedPipeline
+from cosyjax.data.config import Source
 from cosyjax.data.pipeline import Pipeline
 from cosyjax.errors import InputError
 from cosyjax.io.audio import read_raw
@@ -85,6 +86,13 @@ class AudioPipeline(BucketedPipeline):
         super().__post_init__()
         if self.cache_mb < 0:
             raise InputError(f"cache_mb={self.cache_mb}; 0 keeps nothing")
+
+    def open(self, split: str) -> tuple[Source, ...]:
+        """Opens every source, and imports what decodes them before many threads do so at once."""
+        import soundfile  # noqa: F401
+        import soxr  # noqa: F401
+
+        return super().open(split)
 
     @functools.cached_property
     def decoder(self) -> Decoder:

@@ -73,6 +73,21 @@ def test_a_source_pickles_and_names_itself(finished: Path):
         source[len(source)]
 
 
+def test_opening_a_source_leaves_no_import_to_the_reading_threads(finished: Path):
+    # While tensorflow-datasets is imported in one thread, imports of the others fail.
+    code = f"""
+import sys
+from cosyjax.data import records
+records.open_source({str(finished)!r}, "audio", "train")
+before = set(sys.modules)
+records.open_source({str(finished)!r}, "audio", "train")[0]
+new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+sys.exit(f"imported {{new}}" if "tensorflow_datasets" not in before or new else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tensorflow_datasets_reads_a_part_by_itself(finished: Path):
     import tensorflow_datasets as tfds
 
