@@ -94,16 +94,19 @@ class RelativeAttention(nn.Module):
         table = distance_table(x.shape[1], keys.shape[1], self.embed_dim)
         distances = heads(self.position(table))
         scale = jnp.float32(query.shape[-1] ** -0.5)
+        # Heads first, see `ops.attend`.
+        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+        toward = lambda bias: ((query + bias) * scale).swapaxes(1, 2)
         content = product.einsum(
-            "bthp,bshp->bhts", (query + self.content_bias) * scale, keys, compute=self.compute
+            "bhtp,bhsp->bhts", toward(self.content_bias), keys, compute=self.compute
         )
         place = product.einsum(
-            "bthp,mhp->bhtm", (query + self.position_bias) * scale, distances, compute=self.compute
+            "bhtp,mhp->bhtm", toward(self.position_bias), distances, compute=self.compute
         )
         scores = jnp.where(mask[:, None], content + by_key(place), jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
-        y = product.einsum("bhts,bshp->bthp", weights, values, compute=self.compute)
-        return self.out(y.reshape(*x.shape)), state
+        y = product.einsum("bhts,bhsp->bhtp", weights, values, compute=self.compute)
+        return self.out(y.swapaxes(1, 2).reshape(*x.shape)), state
 
 
 class ConformerBlock(nn.Module):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.layers.conformer import ConformerBlock, by_key, distance_table
+from cosyjax.layers.conformer import ConformerBlock, RelativeAttention, by_key, distance_table
 from cosyjax.ops import masks
 from tests.contracts import assert_causal, assert_padding_inert, assert_streams
 from tests.jitted import Jitted
@@ -58,3 +58,13 @@ def test_a_cache_that_is_too_short_forgets_the_oldest_frames_alone() -> None:
     mask = masks.whole(jnp.array([FRAMES] * 2), FRAMES, CHUNK, left_chunks=1)
     whole = BLOCK.apply(VARIABLES, X, mask)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=2e-5)
+
+
+def test_bfloat16_attention_has_a_gradient_at_the_size_of_an_utterance() -> None:
+    # Large products go through other code of XLA than tiny ones, which does not take every layout.
+    module = RelativeAttention(128, 4, compute="bfloat16")
+    x = jax.random.normal(jax.random.key(0), (4, 75, 128))
+    params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(1), x))
+    loss = lambda p, x: jnp.sum(jnp.square(module.apply(p, x)))
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+    assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in jax.tree.leaves(grads))
