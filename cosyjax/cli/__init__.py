@@ -20,7 +20,9 @@ VERBS = {
     "prepare": "recordings and transcripts to a data folder, and features by a bundle",
     "vocabulary": "learn a text tokenizer from transcripts",
     "train": "train a stage, or resume it",
+    "curves": "draw the metrics of runs over each other",
     "bundle": "put trained stages together to a bundle",
+    "eval": "let independent judges score what a bundle says",
     "bench": "time every stage",
 }
 EXIT_INPUT = 2

@@ -1,25 +1,13 @@
-"""Pictures of a run: loss curves and spectrograms. Without matplotlib there are none."""
+"""Pictures of a run: loss curves, and spectrograms of what it says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from cosyjax.io.plots import available, make_figure, plot_spectrogram, save_figure
 
-from cosyjax.io.atomic import atomic_file
-
-FRAME_SAMPLES = 1024
-
-
-def available() -> bool:
-    """True where matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+__all__ = ["available", "plot_curves", "plot_runs", "plot_spectrogram"]
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -29,7 +17,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
       rows: lines of metrics.jsonl.
       path: of a png.
     """
-    figure, (above, below) = _figure(2, (7, 5), [3, 1])
+    figure, (above, below) = make_figure(2, (7, 5), [3, 1])
     for name, style, label in (("loss", "-", "training"), ("heldout_loss", "o-", "held-out")):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
@@ -42,43 +30,28 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         below.plot(*zip(*points), label=name, linewidth=1)
     below.set_xlabel("step")
     below.set_ylabel("learning rate")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_spectrogram(wav: np.ndarray, sample_rate_hz: int, path: Path) -> None:
-    """Draws the magnitudes of a recording in dB.
+def plot_runs(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], metrics: Sequence[str], path: Path
+) -> None:
+    """Draws each metric of several runs over steps, one plot below the other.
 
     Args:
-      wav: [N] float32.
-      sample_rate_hz: its rate.
+      runs: {name: lines of metrics.jsonl}; a run without a metric is left out of its plot.
+      metrics: names in those lines.
       path: of a png.
     """
-    figure, (axes,) = _figure(1, (8, 3), [1])
-    hop = FRAME_SAMPLES // 4
-    padded = np.pad(wav, (FRAME_SAMPLES // 2, FRAME_SAMPLES))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME_SAMPLES)[::hop]
-    spectrum = np.abs(np.fft.rfft(frames * np.hanning(FRAME_SAMPLES), axis=1)).T
-    level_db = 20.0 * np.log10(np.maximum(spectrum, 1e-5))
-    seconds = len(wav) / sample_rate_hz
-    extent = (0.0, seconds, 0.0, sample_rate_hz / 2000.0)
-    top = float(level_db.max())
-    axes.imshow(level_db, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top)
-    axes.set_xlabel("s")
-    axes.set_ylabel("kHz")
-    _save(figure, path)
-
-
-def _figure(count: int, size: tuple[float, float], heights: list[int]) -> tuple[Any, Any]:
-    """A figure without the global state of pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(count, 1, squeeze=False, height_ratios=heights)
-    return figure, tuple(axes[:, 0])
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+    figure, axes = make_figure(len(metrics), (7, 1 + 2.5 * len(metrics)), [1] * len(metrics))
+    for metric, below in zip(metrics, axes):
+        for name, rows in runs.items():
+            points = [(row["step"], row[metric]) for row in rows if metric in row]
+            if points:
+                below.plot(
+                    *zip(*points), "o-" if len(points) < 50 else "-", label=name, markersize=3
+                )
+        below.set_ylabel(metric)
+        below.legend()
+    axes[-1].set_xlabel("step")
+    save_figure(figure, path)
