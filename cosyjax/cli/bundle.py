@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partial", action="store_true", help="for preparing data: models may miss"
     )
+    parser.add_argument(
+        "--store", default="float32", help="form on disk: float32 (default), float16 or int8"
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder")
 
 
@@ -31,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
         which=args.which,
         partial=args.partial,
     )
-    save_bundle(bundle, args.out, force=args.force, tell=print)
+    save_bundle(bundle, args.out, force=args.force, store=args.store, tell=print)
     print(f"wrote {args.out}: {', '.join(bundle.params)}")
     return 0

@@ -2,7 +2,7 @@
 
     config.json             sizes of every model
     generation_config.json  how speech tokens are drawn
-    <module>.safetensors    parameters, float32, under our dotted names
+    <module>.safetensors    parameters, float32 or smaller (`storage`), under our dotted names
     noise.safetensors       the flow's starting noise, where the model was trained with a fixed one
     tokenizer/              tokenizer.json and its settings
     voices/<name>.safetensors
@@ -28,6 +28,7 @@ import cosyjax
 from cosyjax import config as configs
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
+from cosyjax.infer import storage
 from cosyjax.infer.decode import SamplingConfig
 from cosyjax.infer.model_card import model_card
 from cosyjax.infer.modules import MODULES, parameter_shapes
@@ -204,6 +205,10 @@ def _load_module(folder: Path, module: str, config: Any) -> tuple[Any, dict[str,
     held = metadata.get("module", module)
     if held != module:
         raise InputError(f"{path}: holds {held!r}, not {module!r}; files were swapped")
+    try:
+        arrays = storage.unpack(arrays, metadata)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     given = {name: array.shape for name, array in arrays.items()}
     if metadata.get("checked") != _fingerprint(config, given):
         check_parameters(given, parameter_shapes(module, config), str(path))
@@ -245,7 +250,12 @@ def _load_noise(path: Path) -> np.ndarray:
 
 
 def save_bundle(
-    bundle: Bundle, path: Path | str, *, force: bool = False, tell: Tell = lambda line: None
+    bundle: Bundle,
+    path: Path | str,
+    *,
+    force: bool = False,
+    store: str = "float32",
+    tell: Tell = lambda line: None,
 ) -> None:
     """Writes a bundle folder that appears whole or not at all.
 
@@ -253,6 +263,7 @@ def save_bundle(
       bundle: its parameters are checked against its config before anything is written.
       path: the folder to make.
       force: replace a folder that is not empty.
+      store: form of the parameters in the files, one of `storage.STORES`.
       tell: called with a line per file written.
 
     Raises:
@@ -266,7 +277,7 @@ def save_bundle(
     needed += _SMALL_FILES_BYTES + (0 if bundle.noise is None else bundle.noise.nbytes)
     with files.atomic_folder(path, force=force, marks=MARKS, needed_bytes=needed) as folder:
         for module, arrays in flat.items():
-            _save_module(bundle, module, arrays, folder, tell)
+            _save_module(bundle, module, storage.pack(arrays, store), folder, tell)
         _save_rest(bundle, folder)
         num_params = {m: sum(map(np.size, arrays.values())) for m, arrays in flat.items()}
         card = model_card(
@@ -280,11 +291,16 @@ def save_bundle(
 
 
 def _save_module(
-    bundle: Bundle, module: str, arrays: Mapping[str, Any], folder: Path, tell: Tell
+    bundle: Bundle,
+    module: str,
+    packed: tuple[dict[str, np.ndarray], dict[str, str]],
+    folder: Path,
+    tell: Tell,
 ) -> None:
     start = time.perf_counter()
-    given = {name: tuple(np.shape(array)) for name, array in arrays.items()}
-    metadata = {"module": module, "checked": _fingerprint(bundle.config.of(module), given)}
+    arrays, metadata = packed
+    shapes_of = {n: a.shape for n, a in arrays.items() if not n.endswith(storage.SCALE)}
+    metadata |= {"module": module, "checked": _fingerprint(bundle.config.of(module), shapes_of)}
     if bundle.stored_dtypes.get(module):
         metadata["stored_dtypes"] = json.dumps(dict(bundle.stored_dtypes[module]))
     path = folder / f"{module}.safetensors"

@@ -56,6 +56,17 @@ def test_everything_comes_back(bundle, untouched):
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_bundle_kept_in_half_the_bytes_is_read_as_float32(bundle, untouched, tmp_path):
+    save_bundle(bundle, tmp_path / "half", store="float16")
+    again = load_bundle(tmp_path / "half", ("flow",), verify=True).params["flow"]
+    ours, theirs = mapping.flatten(again), mapping.flatten(bundle.params["flow"])
+    for name, array in ours.items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, theirs[name], rtol=2.0**-11, atol=3e-8)
+    whole, half = (path / "flow.safetensors" for path in (untouched, tmp_path / "half"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+
+
 def test_the_layout_is_the_one_that_hubs_expect(untouched):
     names = {path.relative_to(untouched).as_posix() for path in untouched.rglob("*")}
     assert {f"{module}.safetensors" for module in MODULES} <= names
