@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cosyjax.errors import InputError
 from cosyjax.ops import product
@@ -43,6 +44,39 @@ def asr_loss(
     hits = jnp.sum(valid & (jnp.argmax(log_probs, axis=-1) == targets))
     metrics = {"num_targets": jnp.sum(valid), "accuracy": hits / count}
     return -jnp.sum(jnp.where(valid, picked, 0.0)) / count, metrics
+
+
+def ctc_loss(
+    logits: jax.Array,
+    mask: jax.Array,
+    text_tokens: jax.Array,
+    lengths: jax.Array,
+    blank: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Connectionist temporal classification: the text without saying where it is spoken.
+
+    Graves et al. 2006, "Connectionist temporal classification", Eq. 8.
+
+    Args:
+      logits: [B, T, V]; what lies outside the mask does not matter.
+      mask: [B, T] True = valid, at the front of each row.
+      text_tokens: [B, S] int32, never `blank`; what lies beyond `lengths` does not matter.
+      lengths: [B] valid text tokens; a row of 0 or less counts nothing.
+      blank: the class that says nothing.
+
+    Returns:
+      loss: scalar float32, nats a text token over the rows whose text fits into their speech.
+      fits: [B] bool, which rows those are: a text token needs an entry, and one more after itself.
+    """
+    valid = jnp.arange(text_tokens.shape[1]) < lengths[:, None]
+    text = jnp.where(valid, text_tokens, 0)
+    repeats = jnp.sum((text[:, 1:] == text[:, :-1]) & valid[:, 1:], axis=1)
+    fits = (lengths > 0) & (lengths + repeats <= jnp.sum(mask, axis=1))
+    logits = jnp.where(mask[..., None], logits, 0.0).astype(jnp.float32)
+    outside = lambda inside: 1.0 - inside.astype(jnp.float32)
+    costs = optax.ctc_loss(logits, outside(mask), text, outside(valid), blank_id=blank)
+    count = jnp.maximum(jnp.sum(jnp.where(fits, lengths, 0)), 1)
+    return jnp.sum(jnp.where(fits, costs, 0.0)) / count, fits
 
 
 def count_tokens(tokens: jax.Array, mask: jax.Array, codebook_size: int) -> jax.Array:

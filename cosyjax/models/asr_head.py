@@ -8,6 +8,7 @@ Differs: the sizes of that part were never published; the defaults here are a sm
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,9 @@ class ASRHeadConfig:
     end_token: int = 151_645  # what the decoder predicts after the last text token
     fsmn_width: int = 31  # frames, odd
     rope_theta: float = 10_000.0
+    # Differs: the paper names no other loss than the decoder's. With hours of speech the decoder's
+    # attention takes long to find its place; connectionist temporal classification needs none.
+    ctc: bool = False  # also predict text from each token of speech, `start_token` being the blank
     compute: str = "float32"  # operand type of products, see ops.product
 
     def __post_init__(self) -> None:
@@ -50,13 +54,20 @@ class ASRHeadConfig:
         return FSMNBlockConfig(*sizes, rope_theta=self.rope_theta, compute=self.compute)
 
 
+class ASRLogits(NamedTuple):
+    """What the text is predicted with."""
+
+    text: jax.Array  # [B, S + 1, V]: entry i predicts text token i, the one after the last the end
+    frames: jax.Array | None  # [B, T, V] of each token of speech, with `ctc`
+
+
 class ASRHead(nn.Module):
     """Codes to logits over text tokens, teacher forced."""
 
     config: ASRHeadConfig
 
     @nn.compact
-    def __call__(self, codes: jax.Array, mask: jax.Array, text_tokens: jax.Array) -> jax.Array:
+    def __call__(self, codes: jax.Array, mask: jax.Array, text_tokens: jax.Array) -> ASRLogits:
         """Predicts the text.
 
         Args:
@@ -65,8 +76,7 @@ class ASRHead(nn.Module):
           text_tokens: [B, S] int32; what lies beyond a row's length does not matter.
 
         Returns:
-          [B, S + 1, V] float32 logits: entry i predicts text token i, the entry after the last
-          text token predicts `end_token`.
+          Float32 logits.
         """
         c = self.config
         codes = jnp.where(mask[..., None], codes, 0.0)
@@ -82,7 +92,10 @@ class ASRHead(nn.Module):
             y = DecoderBlock(c, name=f"decoder_{i}")(y, memory, mask)
         y = LayerNorm(name="decoder_norm")(y)
         head = Dense(c.vocab_size, ("embed", "vocab"), False, c.compute, name="head")
-        return head(y)
+        frames = None
+        if c.ctc:
+            frames = Dense(c.vocab_size, ("embed", "vocab"), True, c.compute, name="ctc")(memory)
+        return ASRLogits(head(y), frames)
 
 
 class DecoderBlock(nn.Module):

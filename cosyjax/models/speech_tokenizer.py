@@ -19,7 +19,7 @@ from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Conv, Dense, LayerNorm, boxed
 from cosyjax.layers.fsmn import FSMNBlock, FSMNBlockConfig
-from cosyjax.models.asr_head import ASRHead, ASRHeadConfig
+from cosyjax.models.asr_head import ASRHead, ASRHeadConfig, ASRLogits
 from cosyjax.ops import fsq, vq
 
 QUANTIZERS = ("fsq", "vq", "none")
@@ -92,14 +92,14 @@ class TokenizerOutput(struct.PyTreeNode):
       codes: [B, T, Q] with straight-through gradients; with FSQ in -K..K.
       tokens: [B, T] int32.
       num_tokens: [B] int32 valid tokens.
-      asr_logits: [B, S + 1, V], or None where no text was given.
+      asr: see `ASRLogits`, or None where no text was given.
       quantized: the parts that the losses of a quantizer compare.
     """
 
     codes: jax.Array
     tokens: jax.Array
     num_tokens: jax.Array
-    asr_logits: jax.Array | None
+    asr: ASRLogits | None
     quantized: Quantized
 
 

@@ -110,7 +110,7 @@ def test_training_and_inference_see_the_same_tokens(variables):
     tokens, counts = jax.jit(lambda *a: model.apply(*a, method="tokens"))(variables, mel, lengths)
     np.testing.assert_array_equal(output.tokens, tokens)
     np.testing.assert_array_equal(output.num_tokens, counts)
-    assert output.asr_logits is None and output.codes.shape == (2, 6, 8)
+    assert output.asr is None and output.codes.shape == (2, 6, 8)
 
 
 def test_text_without_a_decoder_is_refused(variables):
@@ -123,7 +123,7 @@ def test_text_without_a_decoder_is_refused(variables):
 
 def asr_loss_of(variables, mel, lengths, text, text_lengths):
     output = SpeechTokenizer(TRAINED).apply(variables, mel, lengths, text)
-    return asr_loss(output.asr_logits, text, text_lengths, HEAD.end_token)[0]
+    return asr_loss(output.asr.text, text, text_lengths, HEAD.end_token)[0]
 
 
 loss_and_gradient = jax.jit(jax.value_and_grad(asr_loss_of))
@@ -152,7 +152,7 @@ def test_the_decoder_does_not_read_ahead(trained):
     def logits(text):
         codes = jax.random.normal(jax.random.key(1), (1, 4, 8))
         variables = {"params": trained["params"]["asr"]}
-        return ASRHead(HEAD).apply(variables, codes, jnp.ones((1, 4), bool), text)
+        return ASRHead(HEAD).apply(variables, codes, jnp.ones((1, 4), bool), text).text
 
     a, b = logits(jnp.asarray([[1, 2, 3, 4]])), logits(jnp.asarray([[1, 2, 5, 4]]))
     np.testing.assert_array_equal(a[:, :3], b[:, :3])

@@ -42,6 +42,7 @@ class TokenizerTask:
     """
 
     model: SpeechTokenizerConfig = SpeechTokenizerConfig(asr=ASRHeadConfig())
+    ctc_weight: float = 1.0  # with model.asr.ctc
     commitment_weight: float = 0.25  # pull of the encoder towards the table of "vq"
     balance_weight: float = 0.0  # of `balance_loss`, with "fsq"; official: none
     dither: float = 0.0  # width of the uniform noise before rounding, in levels; official: none
@@ -49,7 +50,7 @@ class TokenizerTask:
     def __post_init__(self) -> None:
         if self.model.asr is None:
             raise InputError("the tokenizer learns from text: set model.asr")
-        if min(self.commitment_weight, self.balance_weight, self.dither) < 0:
+        if min(self.ctc_weight, self.commitment_weight, self.balance_weight, self.dither) < 0:
             raise InputError(f"{self}: weights and dither must be at least 0")
         if self.balance_weight and (self.model.quantizer != "fsq" or self.model.num_code_dims < 2):
             raise InputError('balance_weight needs quantizer="fsq" and at least 2 num_code_dims')
@@ -71,6 +72,10 @@ class TokenizerTask:
         output, mask = self._run(params, batch, key if self.dither else None)
         loss, metrics = self._asr_loss(output, batch)
         metrics["loss_asr"] = loss
+        assert output.asr is not None
+        if output.asr.frames is not None:
+            metrics["loss_ctc"] = self._ctc_loss(output, mask, batch)
+            loss = loss + self.ctc_weight * metrics["loss_ctc"]
         quantized = output.quantized
         if self.model.quantizer == "vq":
             metrics["loss_commitment"] = losses.commitment_loss(
@@ -92,6 +97,8 @@ class TokenizerTask:
         output, mask = self._run(params, batch, None)
         loss, metrics = self._asr_loss(output, batch)
         metrics["loss"] = loss
+        if self.model.asr is not None and self.model.asr.ctc:
+            metrics["loss_ctc"] = self._ctc_loss(output, mask, batch)
         if self.model.quantizer != "none":
             size = self.model.codebook_size
             metrics["code_counts"] = losses.count_tokens(output.tokens, mask, size)
@@ -150,11 +157,22 @@ class TokenizerTask:
         return output, mask
 
     def _asr_loss(self, output: TokenizerOutput, batch: Batch) -> tuple[jax.Array, Metrics]:
-        assert self.model.asr is not None and output.asr_logits is not None
-        # A row without speech has not even an end to predict.
-        num_text = jnp.where(batch["num_samples"] > 0, batch["num_text"], -1)
+        assert self.model.asr is not None and output.asr is not None
         end = self.model.asr.end_token
-        return losses.asr_loss(output.asr_logits, batch["text_tokens"], num_text, end)
+        return losses.asr_loss(output.asr.text, batch["text_tokens"], _num_text(batch), end)
+
+    def _ctc_loss(self, output: TokenizerOutput, mask: jax.Array, batch: Batch) -> jax.Array:
+        assert self.model.asr is not None and output.asr is not None
+        assert output.asr.frames is not None
+        blank = self.model.asr.start_token
+        return losses.ctc_loss(
+            output.asr.frames, mask, batch["text_tokens"], _num_text(batch), blank
+        )[0]
+
+
+def _num_text(batch: Batch) -> jax.Array:
+    """[B] text tokens; a row without speech has not even an end to predict."""
+    return jnp.where(batch["num_samples"] > 0, batch["num_text"], -1)
 
 
 def _codebook(metrics: Metrics) -> Metrics:

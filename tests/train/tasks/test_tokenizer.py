@@ -44,6 +44,7 @@ QUANTIZERS = {
     "vq": TokenizerTask(dataclasses.replace(MODEL, quantizer="vq")),
     "none": TokenizerTask(dataclasses.replace(MODEL, quantizer="none")),
 }
+CTC = TokenizerTask(dataclasses.replace(MODEL, asr=dataclasses.replace(HEAD, ctc=True)))
 N = 3200  # 20 frames, 5 tokens
 
 
@@ -160,3 +161,14 @@ def test_a_longer_batch_costs_more():
 def test_settings_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError):
         dataclasses.replace(TASK, **wrong)
+
+
+def test_text_is_also_learnt_from_each_token_of_speech():
+    params = nn.meta.unbox(jax.jit(CTC.init)(jax.random.key(0)))
+    grad = jax.jit(jax.value_and_grad(CTC.loss, has_aux=True))
+    (loss, metrics), slope = grad(params, batch_of(), jax.random.key(1))
+    (poisoned, _), _ = grad(params, batch_of(np.nan), jax.random.key(1))
+    assert float(metrics["loss_ctc"]) > 0 and float(poisoned) == float(loss)
+    np.testing.assert_allclose(loss, metrics["loss_asr"] + metrics["loss_ctc"], rtol=1e-6)
+    assert np.any(slope[GROUP]["asr"]["ctc"]["kernel"] != 0)
+    assert "ctc" not in CTC.modules(params)[1][GROUP]
