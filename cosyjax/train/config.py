@@ -134,6 +134,22 @@ def read_config(values: Mapping[str, Any]) -> TrainConfig:
     return config.from_dict(TrainConfig, {**values, **parts})
 
 
+def fill_defaults(values: Mapping[str, Any], like: TrainConfig) -> dict[str, Any]:
+    """The JSON of an older checkpoint with the fields that have come since, at their defaults.
+
+    A field that was added leaves by its default everything as it was. What cannot be read as a
+    config of `like`'s classes comes back as it is.
+    """
+    try:
+        parts = {
+            name: config.from_dict(type(getattr(like, name)), values[name], f"{name}.")
+            for name in ("task", "data")
+        }
+        return config.to_dict(config.from_dict(TrainConfig, {**values, **parts}))
+    except (InputError, KeyError):
+        return dict(values)
+
+
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{dotted field: (old, new)} of two configs as JSON."""
     before, after = _flatten(old), _flatten(new)

@@ -18,7 +18,7 @@ from cosyjax.config import to_dict
 from cosyjax.errors import InputError
 from cosyjax.train import checkpoint, report
 from cosyjax.train.checkpoint import Checkpoints
-from cosyjax.train.config import TrainConfig, check_resumable
+from cosyjax.train.config import TrainConfig, check_resumable, fill_defaults
 from cosyjax.train.program import Program
 from cosyjax.train.state import TrainState
 from cosyjax.train.task import Loading
@@ -57,7 +57,8 @@ def _resume(
     program: Program, checkpoints: Checkpoints, step: int, tell: Callable[[str], None]
 ) -> Start:
     config = program.config
-    old, new = _as_json(checkpoints.config(step)), _as_json(to_dict(config))
+    saved = fill_defaults(checkpoints.config(step), config)
+    old, new = _as_json(saved), _as_json(to_dict(config))
     lines = check_resumable(old, new, getattr(config.data, "free", ()))
     restored = checkpoints.restore(step, program.layout)
     tell(f"resumed at step {step}" + "".join(f"; {line}" for line in lines))

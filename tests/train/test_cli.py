@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cosyjax.cli import main
 from cosyjax.cli.train import read_config_file
-from cosyjax.config import override
+from cosyjax.config import override, to_dict
 from cosyjax.errors import InputError
 from cosyjax.train import config as train_config
 from cosyjax.train import distributed
@@ -60,10 +61,6 @@ def test_a_process_number_out_of_range_is_refused() -> None:
 
 
 def test_a_config_survives_json() -> None:
-    import json
-
-    from cosyjax.config import to_dict
-
     config = TrainConfig(
         stage="toy",
         task=ToyTask(single=False),
@@ -72,6 +69,16 @@ def test_a_config_survives_json() -> None:
         profile_steps=(1, 2),
     )
     assert train_config.read_config(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_field_that_came_after_a_checkpoint_has_its_default() -> None:
+    config = TrainConfig("toy", ToyTask(), ToyData())
+    older = to_dict(config)
+    del older["task"]["single"], older["ema_decay"]
+    filled = train_config.fill_defaults(older, config)
+    assert train_config.check_resumable(filled, to_dict(config)) == []
+    unreadable = {**older, "task": {"gone": 1}}
+    assert train_config.fill_defaults(unreadable, config) == unreadable
 
 
 def test_an_optimizer_of_a_group_is_set_by_its_name() -> None:
