@@ -150,7 +150,8 @@ def write_features(folder: Path, lengths: np.ndarray) -> None:
 
     records = [record(index, int(length)) for index, length in enumerate(lengths)]
     write_part(part_folder(folder, "features", "train", (0, 1)), "features", records, {})
-    (folder / FINISHED).write_text(json.dumps({"num_parts": 1, "version": VERSION, "features": {"splits": {"train": {}}}}))
+    summary = {"num_parts": 1, "version": VERSION, "features": {"splits": {"train": {}}}}
+    (folder / FINISHED).write_text(json.dumps(summary))
 
 
 def _extract(config: BundleConfig, plan: ComputePlan) -> Work:
