@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     bundle = None
     if args.wavs is None and source != "recordings":
         bundle = common.bundle_folder(args)
-    elif args.voices:
-        raise InputError("--voices chooses who speaks; recordings and --wavs are spoken already")
+    if args.voices and (args.wavs or source in ("recordings", "resynthesis")):
+        raise InputError("--voices chooses who speaks a text; this audio has its speakers")
     request = evaluate.Request(
         sentences=args.meta_lst or args.sentences,
         seed_list=args.meta_lst is not None,

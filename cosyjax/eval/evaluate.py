@@ -84,6 +84,7 @@ def evaluate(
         embed = lambda wav, rate_hz: embedded(voices.to_judge_rate(wav, rate_hz))
         asked = {job.voice for job in source.jobs}
         references = voices.make_references(asked, known, tts, embed)
+    tell(f"{len(source.jobs)} clips ({source.kind})")
     gallery = run.Gallery(report.NUM_WORST) if report_path else None
     rows = run.judge(source, judging, references, tell=tell, gallery=gallery)
     result = _result(request, rows, judging, references)

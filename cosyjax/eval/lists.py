@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cosyjax.data import clips, sources
 from cosyjax.errors import InputError
+from cosyjax.io import audio
 from cosyjax.text.normalize import is_only_punctuation
 
 SEED_SUFFIX = ".lst"
@@ -80,6 +83,19 @@ def choose(items: Sequence[Item], languages: Sequence[str], limit: int | None) -
 def short_lang(lang: str) -> str:
     """en-US and EN to en."""
     return lang.replace("_", "-").split("-")[0].lower()
+
+
+def read_wav(locator: str, place: str) -> tuple[np.ndarray, int]:
+    """Decodes the recording at FILE or SHARD.tar/MEMBER: wav [N] and its rate in Hz.
+
+    Raises:
+      InputError: it cannot be read or is no audio, naming `place`.
+    """
+    encoded = read_recording(locator, place)
+    try:
+        return audio.read_raw(encoded)
+    except InputError as error:
+        raise InputError(f"{place}: {locator}: {error}") from error
 
 
 def read_recording(locator: str, place: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosyjax.eval.run import Clip, Gallery
+from cosyjax.eval.run import MAX_SHOWN, Clip, Gallery
 from cosyjax.io import plots
 from cosyjax.io.atomic import atomic_folder
 from cosyjax.io.audio import write_audio
@@ -42,11 +42,11 @@ def write_report(path: Path, result: Mapping[str, Any], gallery: Gallery) -> Non
 
 
 def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of text: all, then each language and each voice where there are several."""
+    """Rows of text: all, then each language and each voice where there are several, not many."""
     rows = [HEAD, ("all", *_cells(result))]
     for field in ("by_lang", "by_voice"):
         parts = result[field]
-        if len(parts) > 1:
+        if 1 < len(parts) <= MAX_SHOWN:
             rows += [(name or "(unknown)", *_cells(parts[name])) for name in parts]
     return rows
 

@@ -17,6 +17,7 @@ from cosyjax.eval.speech import Job, Source, Spoken
 from cosyjax.eval.voices import References, to_judge_rate
 
 SILENCE_PEAK = 1e-3  # -60 dBFS: nothing to judge
+MAX_SHOWN = 40  # voices in a table or a gallery; lists with prompts have a thousand
 ERROR_FIELDS = ("substitutions", "deletions", "insertions", "num_units")
 OWN_RECORDING = ("recordings", "resynthesis", "wavs")  # sources whose clip may be a reference
 Tell = Callable[[str], None]
@@ -49,7 +50,8 @@ class Gallery:
 
     def add(self, clip: Clip) -> None:
         """Keeps the clip if it belongs to either kind."""
-        self._first.setdefault(clip.row["voice"], clip)
+        if len(self._first) < MAX_SHOWN:
+            self._first.setdefault(clip.row["voice"], clip)
         self._worst.append(clip)
         self._worst.sort(key=lambda one: (-(one.row["error_rate"] or 0.0), one.row["id"]))
         del self._worst[self._num_worst :]
@@ -169,7 +171,7 @@ def error_summary(rows: Sequence[Row], name: str, seed: int | None) -> Row:
     unit = "word" if name == "wer" else "character"
     scored = [row for row in rows if row["unit"] == unit and row["heard"] is not None]
     errors = [Errors(*(row[field] for field in ERROR_FIELDS)) for row in scored]
-    counts, sizes = [one.count for one in errors], [one.num_units for one in errors]
+    counts, sizes = [one.num_edits for one in errors], [one.num_units for one in errors]
     interval = None if seed is None else bootstrap.rate_interval(counts, sizes, seed)
     return {
         name: error_rate(errors),

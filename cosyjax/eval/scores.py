@@ -17,7 +17,7 @@ class Errors(NamedTuple):
     num_units: int  # words or characters of the reference
 
     @property
-    def count(self) -> int:
+    def num_edits(self) -> int:
         """All edits."""
         return self.substitutions + self.deletions + self.insertions
 
@@ -45,7 +45,7 @@ def count_errors(reference: Sequence[str], heard: Sequence[str]) -> Errors:
 def error_rate(errors: Sequence[Errors]) -> float | None:
     """All edits over all units of the references; None where there are no units."""
     total = sum(one.num_units for one in errors)
-    return sum(one.count for one in errors) / total if total else None
+    return sum(one.num_edits for one in errors) / total if total else None
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

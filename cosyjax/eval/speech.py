@@ -18,7 +18,7 @@ import numpy as np
 from cosyjax import shapes
 from cosyjax.data.sources import AUDIO_SUFFIXES
 from cosyjax.errors import InputError
-from cosyjax.eval.lists import Item, read_recording
+from cosyjax.eval.lists import Item, read_recording, read_wav
 from cosyjax.infer import chunks, prompt, speak
 from cosyjax.infer.synthesize import Synthesizer
 from cosyjax.infer.voice import Voice
@@ -60,19 +60,20 @@ def recordings(items: Sequence[Item]) -> Source:
     Raises:
       InputError: a sentence without a recording, or one that cannot be read.
     """
+    _check_recordings(items)
+    jobs = [Job(item.id, item, item.speaker) for item in items]
+    return Source("recordings", jobs, lambda job: Spoken(*_recorded(job)))
+
+
+def _check_recordings(items: Sequence[Item]) -> None:
     for item in items:
-        _needed_recording(item)
-    return Source("recordings", [Job(i.id, i, i.speaker) for i in items], _read_job)
+        if not item.recording:
+            raise InputError(f"{item.place}: names no recording of {item.text[:40]!r}")
+        read_recording(item.recording, item.place)
 
 
-def _needed_recording(item: Item) -> bytes:
-    if not item.recording:
-        raise InputError(f"{item.place}: names no recording of {item.text[:40]!r}")
-    return read_recording(item.recording, item.place)
-
-
-def _read_job(job: Job) -> Spoken:
-    return Spoken(*audio.read_raw(_needed_recording(job.item)))
+def _recorded(job: Job) -> tuple[np.ndarray, int]:
+    return read_wav(job.item.recording, job.item.place)
 
 
 def files(items: Sequence[Item], folder: Path) -> Source:
@@ -103,12 +104,11 @@ def resynthesis(items: Sequence[Item], tts: Synthesizer, seed: int) -> Source:
     The voice is the bundle's of the speaker's name; where it has none, the speaker embedding of
     the recording itself, without a prompt.
     """
-    for item in items:
-        _needed_recording(item)
+    _check_recordings(items)
     known = set(tts.voices())
 
     def speak_again(job: Job) -> Spoken:
-        wav, rate_hz = audio.read_raw(_needed_recording(job.item))
+        wav, rate_hz = _recorded(job)
         wav_16k = prompt.resampled(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
         tokens = prompt.speech_tokens(tts.stages, wav_16k)
         if job.voice in known:
@@ -212,9 +212,9 @@ def _compilations() -> list[float]:
     """Grows with every program that this process compiles or loads."""
     seconds: list[float] = []
 
-    def note(event: str, duration_s: float, **_: object) -> None:
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
-            seconds.append(duration_s)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(note)
     return seconds

@@ -12,13 +12,12 @@ import numpy as np
 from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.eval.judges import RATE_HZ
-from cosyjax.eval.lists import Item, read_recording
+from cosyjax.eval.lists import Item, read_wav
 from cosyjax.eval.scores import cosine
 from cosyjax.infer import buckets
 from cosyjax.infer.synthesize import Synthesizer
 from cosyjax.infer.vocode import mel_to_wav
 from cosyjax.infer.voice import Voice
-from cosyjax.io import audio
 
 ALL, OWN, ROTATE, PROMPT = "all", "own", "rotate", "prompt"
 CLIPS_PER_VOICE = 20  # the mean of an embedding moves little after ten
@@ -143,7 +142,7 @@ def to_judge_rate(wav: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def _embedded(locator: str, item: Item, embed: Embed) -> np.ndarray:
-    return _unit(embed(*audio.read_raw(read_recording(locator, item.place))))
+    return _unit(embed(*read_wav(locator, item.place)))
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def test_the_table_and_progress_are_printed(corpus, capsys) -> None:
     [
         (("--asr", "reader", "--wavs", "gone"), "gone: no such folder"),
         (("--asr", "reader", "--wavs", "."), "no audio for 4 of 4 sentences: a1, a2"),
-        (("--asr", "reader", "--recordings", "--voices", "anna"), "spoken already"),
+        (("--asr", "reader", "--recordings", "--voices", "anna"), "has its speakers"),
         (("--asr", "reader", "--recordings", "--json", "o.txt"), "allowed: .json"),
         (("--asr", "reader", "--recordings", "--limit", "0"), "limit=0"),
         (("--asr", "reader", "--recordings", "--speaker", "x"), "no speaker judge 'x'"),

@@ -29,8 +29,8 @@ def test_edits_of_random_texts_are_symmetric_and_obey_the_triangle() -> None:
     stream = np.random.default_rng(0)
     a, b, c = ([str(x) for x in stream.integers(0, 4, 12)] for _ in range(3))
     there, back = count_errors(a, b), count_errors(b, a)
-    assert there.count == back.count and there.insertions == back.deletions
-    assert count_errors(a, c).count <= there.count + count_errors(b, c).count
+    assert there.num_edits == back.num_edits and there.insertions == back.deletions
+    assert count_errors(a, c).num_edits <= there.num_edits + count_errors(b, c).num_edits
 
 
 def test_a_long_utterance_weighs_by_its_words() -> None:
