@@ -3,8 +3,11 @@
 cosyjax train --config configs/vocoder.py:size=small --workdir runs/vocoder \
     --set data.sources="[{'path': 'data/speech'}]"
 
-`size=cosyvoice2` is the released model under the official recipe.
+`size=cosyvoice2` is the released model under the official recipe. `causal=true` trains the vocoder
+that streams exactly: it hears `lookahead` frames of mel (20 ms each) beyond the present one.
 """
+
+import dataclasses
 
 from cosyjax.data.vocoder import VocoderData
 from cosyjax.losses.gan import GanLossConfig
@@ -18,12 +21,16 @@ from cosyjax.train.config import OptimizerConfig, TrainConfig
 from cosyjax.train.tasks.vocoder import VocoderTask
 
 
-def get_config(size: str = "small", compute: str = "float32") -> TrainConfig:
+def get_config(
+    size: str = "small", compute: str = "float32", causal: bool = False, lookahead: int = 4
+) -> TrainConfig:
     """1.4 M parameters for hours of speech on a CPU, or the released size."""
     small = {"small": True, "cosyvoice2": False}[size]
+    task = small_task(compute) if small else official_task(compute)
+    model = dataclasses.replace(task.model, causal=causal, lookahead=lookahead)
     return TrainConfig(
         stage="vocoder",
-        task=small_task(compute) if small else official_task(compute),
+        task=dataclasses.replace(task, model=model),
         data=VocoderData(
             batch_size=8 if small else 64,
             crop_frames=24 if small else 51,  # 0.48 s, 1.02 s

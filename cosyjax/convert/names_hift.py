@@ -20,7 +20,13 @@ def strip_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules(config: HiFTConfig) -> list[Rule]:
-    """Pairs our paths with the official keys, in the order of the official state dict."""
+    """Pairs our paths with the official keys, in the order of the official state dict.
+
+    Raises:
+      InputError: a causal vocoder.
+    """
+    if config.causal:
+        raise InputError("a causal vocoder has no counterpart among the official models")
     table = linear("source_mix", "m_source.l_linear") + _normed("first", "conv_pre")
     stages = range(len(config.upsample_rates))
     for i in stages:

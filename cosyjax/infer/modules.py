@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import traverse_util
 
-from cosyjax.models import flow, hift, speaker_encoder, speech_tokenizer, text_speech_lm
+from cosyjax.models import flow, speaker_encoder, speech_tokenizer, text_speech_lm, vocoder
 
 
 class Module(NamedTuple):
@@ -23,7 +23,7 @@ class Module(NamedTuple):
 MODULES: dict[str, Module] = {
     "text_speech_lm": Module("lm", text_speech_lm.init_params, "text-speech language model"),
     "flow": Module("flow", flow.init_params, "flow matching"),
-    "vocoder": Module("vocoder", hift.init_params, "vocoder"),
+    "vocoder": Module("vocoder", vocoder.init_params, "vocoder"),
     "speech_tokenizer": Module(
         "speech_tokenizer", speech_tokenizer.init_params, "speech tokenizer"
     ),

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosyjax.models.hift import HiFT
+from cosyjax.models.vocoder import Vocoder
 from cosyjax.ops import source
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def speak_frames(
-    model: HiFT,
+    model: Vocoder,
     params: Any,
     mel: jax.Array,
     num_frames: jax.Array,
@@ -45,11 +45,12 @@ def speak_frames(
             key,
             mel.shape[1],
             samples_per_frame=model.config.samples_per_frame,
-            channels=model.config.num_harmonics + 1,
+            channels=model.config.noise_channels,
             first_frame=first_frame,
         )
     variables: Any = {"params": params}
-    vocoder, (before, goes_on) = model.bind(variables), cached
+    vocoder: Any = model.bind(variables)
+    before, goes_on = cached
     excitation = vocoder.source(vocoder.f0(mel, num_frames), noise, num_frames)
     head = jnp.where(goes_on[:, None], before, excitation[:, : before.shape[1]])
     excitation = excitation.at[:, : before.shape[1]].set(head)

@@ -12,7 +12,7 @@ from cosyjax.infer.acoustic import prepare_for_synthesis
 from cosyjax.infer.bundle import BundleConfig
 from cosyjax.infer.compute import ComputePlan
 from cosyjax.infer.decode import prefill_params, prepare_for_decode
-from cosyjax.models import hift, speaker_encoder
+from cosyjax.models import speaker_encoder, vocoder
 from cosyjax.models.flow import FlowMatching
 from cosyjax.models.speech_tokenizer import SpeechTokenizer
 from cosyjax.models.text_speech_lm import TextSpeechLM
@@ -44,11 +44,11 @@ def _as_is(params: Any, config: Any) -> tuple[Any, Any]:
     return params, config
 
 
-# Stage name -> (module in the bundle, class, what makes parameters ready for inference).
+# Stage name -> (module in the bundle, config to model, what makes parameters ready for inference).
 TABLE: dict[str, tuple[str, Any, Prepare]] = {
     "lm": ("text_speech_lm", TextSpeechLM, prepare_for_decode),
     "flow": ("flow", FlowMatching, prepare_for_synthesis),
-    "vocoder": ("vocoder", hift.HiFT, hift.fold_weight_norm),
+    "vocoder": ("vocoder", vocoder.make_vocoder, vocoder.fold_weight_norm),
     "speech_tokenizer": ("speech_tokenizer", SpeechTokenizer, _as_is),
     "speaker_encoder": (
         "speaker_encoder",
@@ -75,12 +75,12 @@ def make_stages(
     """
     made = {}
     for name in names:
-        module, cls, prepare = TABLE[name]
+        module, make, prepare = TABLE[name]
         sized = dataclasses.replace(getattr(config, name), compute=getattr(plan, name))
         if name == "lm":
             sized = dataclasses.replace(sized, row_compute=plan.lm_rows)
         ready, sized = prepare(params.pop(module), sized)
         ready = jax.device_put(ready)
         prefill = prefill_params(ready, sized) if name == "lm" else None
-        made[name] = Stage(cls(sized), ready, prefill)
+        made[name] = Stage(make(sized), ready, prefill)
     return Stages(**made)

@@ -5,7 +5,8 @@ The vocoder of CosyVoice 2 (arXiv:2412.10117, which does not describe it) in the
 and the generator turns mel and source spectrum into the spectrum of the output.
 
 Non-causal: every output sample depends on frames before and after it. Rows of a padded batch give
-what they give alone, because each convolution sees zeros beyond a row's true end.
+what they give alone, because each convolution sees zeros beyond a row's true end. The causal
+vocoder of the same config is in `models.causal_hift`; `models.vocoder` tells one from the other.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ KERNELS = ("normed", "plain", "tiled")  # see `layers.vocoder.NormedConv`
 
 @dataclasses.dataclass(frozen=True)
 class HiFTConfig:
-    """Sizes of the vocoder; the defaults are the official ones."""
+    """Sizes of the vocoder, causal or not; the defaults are the official ones."""
 
     num_mels: int = shapes.NUM_MELS
     base_channels: int = 512  # after the first convolution; halved by each upsampling
     upsample_rates: tuple[int, ...] = (8, 5, 3)  # times hop = samples per mel frame
-    upsample_widths: tuple[int, ...] = (16, 11, 7)  # taps of the transposed convolutions
+    upsample_widths: tuple[int, ...] = (16, 11, 7)  # taps of the convolutions that upsample
     block_widths: tuple[int, ...] = (3, 7, 11)  # taps, one residual block each, averaged
     block_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
     source_block_widths: tuple[int, ...] = (7, 7, 11)  # one block per upsampling
@@ -53,6 +54,8 @@ class HiFTConfig:
     sine_amplitude: float = 0.1
     noise_std: float = 0.003  # in voiced frames; sine_amplitude / 3 in unvoiced ones
     voiced_threshold_hz: float = 10.0
+    causal: bool = False  # streams exactly: see `models.causal_hift`
+    lookahead: int = 4  # mel frames that a causal vocoder sees beyond the present one
     kernels: str = "normed"  # "plain" or "tiled" after `fold_weight_norm`
     compute: str = "float32"  # operands of the generator's products; F0 and spectra are float32
 
@@ -72,6 +75,10 @@ class HiFTConfig:
             raise InputError("block widths must be odd, so that a block keeps the length")
         if self.n_fft % 2 or self.n_fft % self.hop or self.samples_per_frame % 2:
             raise InputError(f"n_fft={self.n_fft} must be even and a multiple of hop={self.hop}")
+        if self.causal and self.n_fft < 2 * self.hop:
+            raise InputError(f"n_fft={self.n_fft} of a causal vocoder must be at least twice hop")
+        if self.lookahead < 0:
+            raise InputError(f"lookahead={self.lookahead} must be at least 0 mel frames")
         if self.kernels not in KERNELS:
             raise InputError(f"kernels={self.kernels!r}; allowed: {', '.join(KERNELS)}")
         if self.kernels == "tiled" and self.compute != "float32":
@@ -82,6 +89,11 @@ class HiFTConfig:
     @property
     def samples_per_frame(self) -> int:
         return math.prod(self.upsample_rates) * self.hop
+
+    @property
+    def noise_channels(self) -> int:
+        """Values per sample of the noise that the vocoder takes."""
+        return 1 if self.causal else self.num_harmonics + 1
 
     def channels(self, stage: int) -> int:
         """Channels after upsampling number `stage`."""
@@ -232,7 +244,7 @@ class HiFT(nn.Module):
         x = nn.leaky_relu(x, cfg.last_slope)
         x = self.last(keep(x, _mask(num_frames, x.shape[1])))
         wav = short_stft.inverse(
-            self._polar(x), n_fft=cfg.n_fft, hop=cfg.hop, num_frames=num_frames
+            polar(x, cfg.max_magnitude), n_fft=cfg.n_fft, hop=cfg.hop, num_frames=num_frames
         )
         wav = jnp.clip(wav, -cfg.limit, cfg.limit)
         mask = _mask(lengths, wav.shape[1], cfg.samples_per_frame)
@@ -265,12 +277,13 @@ class HiFT(nn.Module):
             return None
         return lengths * (self.config.samples_per_frame // self.config.hop) + 1
 
-    def _polar(self, x: jax.Array) -> jax.Array:
-        """Log-magnitudes and phases before their sine -> real and imaginary parts, stacked."""
-        log_magnitude, x = jnp.split(x, 2, axis=-1)
-        magnitude = jnp.minimum(jnp.exp(log_magnitude), self.config.max_magnitude)
-        phase = jnp.sin(x)
-        return jnp.concatenate([magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)], axis=-1)
+
+def polar(x: jax.Array, max_magnitude: float) -> jax.Array:
+    """Log-magnitudes and phases before their sine -> real and imaginary parts, stacked."""
+    log_magnitude, x = jnp.split(x, 2, axis=-1)
+    magnitude = jnp.minimum(jnp.exp(log_magnitude), max_magnitude)
+    phase = jnp.sin(x)
+    return jnp.concatenate([magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)], axis=-1)
 
 
 def _mask(lengths: jax.Array | None, num: int, rate: int = 1) -> jax.Array | None:

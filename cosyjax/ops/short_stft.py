@@ -36,11 +36,16 @@ def transform(
     Returns:
       [B, N // hop + 1, n_fft + 2] float32; row b has num_samples[b] // hop + 1 valid frames.
     """
-    padded = framing.reflect_pad(wav, n_fft // 2, num_samples)
+    return transform_unpadded(
+        framing.reflect_pad(wav, n_fft // 2, num_samples), n_fft=n_fft, hop=hop
+    )
+
+
+def transform_unpadded(wav: jax.Array, *, n_fft: int, hop: int) -> jax.Array:
+    """As `transform`, of the (N - n_fft) // hop + 1 frames that lie within `wav` [B, N]."""
     angles, window = _angles(n_fft), _window(n_fft)[:, None]
     basis = np.concatenate([np.cos(angles) * window, -np.sin(angles) * window], axis=1)
-    pieces = framing.frames(padded, n_fft, hop)
-    return _product(pieces, basis)
+    return _product(framing.frames(wav, n_fft, hop), basis)
 
 
 def inverse(
@@ -68,6 +73,27 @@ def inverse(
     wav = framing.overlap_add(pieces, hop) / jnp.where(envelope > 1e-11, envelope, 1.0)
     half = n_fft // 2
     return wav[:, half : half + (frames - 1) * hop]
+
+
+def inverse_sums(spectrum: jax.Array, *, n_fft: int, hop: int) -> jax.Array:
+    """Overlapping samples of a spectrum that goes on before and after.
+
+    Frame j speaks from sample j * hop on. The last n_fft - hop samples still lack the frames to
+    come, and the first as many those before: add the end of one call's sums to the start of the
+    next one's. Divided by the squared windows of a signal without ends, so the first samples of
+    all rise from nothing.
+
+    Args:
+      spectrum: [B, F, n_fft + 2], real parts before imaginary ones.
+      n_fft: points of the transform, a multiple of `hop`.
+      hop: samples between frames.
+
+    Returns:
+      [B, F * hop + n_fft - hop] float32.
+    """
+    envelope = np.sum(_window(n_fft).reshape(-1, hop) ** 2, axis=0)
+    basis = _inverse_basis(n_fft) / np.tile(envelope, n_fft // hop)
+    return framing.overlap_add(_product(spectrum, basis), hop)
 
 
 def _inverse_basis(n_fft: int) -> np.ndarray:

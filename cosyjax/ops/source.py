@@ -108,23 +108,25 @@ def frame_noise(
     channels: int,
     first_frame: jax.Array | int = 0,
 ) -> jax.Array:
-    """Standard normal noise as a function of the key and the absolute frame.
+    """Standard normal noise as a function of the key and the absolute frame alone.
 
     Args:
       key: one key for all rows alike, or [B] keys, one a row.
       num_frames: frames to draw.
       samples_per_frame: samples of a frame.
       channels: values of a sample.
-      first_frame: absolute index of the first frame, an int or an int32 scalar.
+      first_frame: absolute index of the first frame, one for all rows or [B] int32.
 
     Returns:
       [B or 1, num_frames * samples_per_frame, channels] float32.
     """
-    keys = jnp.atleast_1d(key)
-    indices = first_frame + jnp.arange(num_frames)
+    keys, first = jnp.atleast_1d(key), jnp.atleast_1d(jnp.asarray(first_frame, jnp.int32))
+    rows = max(keys.shape[0], first.shape[0])
+    keys = jnp.broadcast_to(keys, (rows,))
+    indices = jnp.broadcast_to(first[:, None] + jnp.arange(num_frames), (rows, num_frames))
 
     def frame(key: jax.Array, index: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, index), (samples_per_frame, channels))
 
-    noise = jax.vmap(jax.vmap(frame, (None, 0)), (0, None))(keys, indices)
-    return noise.reshape(keys.shape[0], num_frames * samples_per_frame, channels)
+    noise = jax.vmap(jax.vmap(frame, (None, 0)))(keys, indices)
+    return noise.reshape(rows, num_frames * samples_per_frame, channels)

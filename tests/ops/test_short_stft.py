@@ -40,3 +40,13 @@ def test_imaginary_parts_of_the_outer_bins_say_nothing():
     changed = spectrum.at[..., 9].add(5.0).at[..., 17].add(5.0)
     got = inverse(changed)
     np.testing.assert_allclose(got, inverse(spectrum), atol=1e-5)
+
+
+def test_spectra_without_ends_give_the_wav_back_piece_by_piece():
+    context = np.pad(WAV, ((0, 0), (12, 0)))  # frame j ends with sample 4 j + 3
+    spectrum = short_stft.transform_unpadded(context, n_fft=16, hop=4)
+    whole = short_stft.inverse_sums(spectrum, n_fft=16, hop=4)  # delayed by 12 samples
+    np.testing.assert_allclose(whole[:, 12:96], WAV[:, :84], atol=1e-6)
+    first, rest = (short_stft.inverse_sums(s, n_fft=16, hop=4) for s in np.split(spectrum, [10], 1))
+    joined = jnp.concatenate([first[:, :40], rest.at[:, :12].add(first[:, 40:])], axis=1)
+    np.testing.assert_allclose(joined, whole, atol=1e-6)

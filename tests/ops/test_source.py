@@ -63,3 +63,10 @@ def test_noise_of_several_keys_is_each_row_alone():
     keys, sizes = jax.random.split(jax.random.key(3), 2), dict(samples_per_frame=4, channels=2)
     both = source.frame_noise(keys, 3, **sizes)
     np.testing.assert_array_equal(both[1:], source.frame_noise(keys[1], 3, **sizes))
+
+
+def test_noise_of_rows_at_different_places_is_each_row_alone():
+    key, sizes = jax.random.key(3), dict(samples_per_frame=4, channels=1)
+    both = source.frame_noise(key, 3, first_frame=jnp.array([-2, 5]), **sizes)
+    np.testing.assert_array_equal(both[1:], source.frame_noise(key, 3, first_frame=5, **sizes))
+    np.testing.assert_array_equal(both[:1, 8:], source.frame_noise(key, 1, **sizes))

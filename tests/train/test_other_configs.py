@@ -45,6 +45,7 @@ def test_the_released_sizes_are_those_of_the_models(name: str) -> None:
         ("tokenizer", {"quantizer": "none", "size": "base"}),
         ("vocoder", {}),
         ("vocoder", {"size": "cosyvoice2"}),
+        ("vocoder", {"causal": True, "lookahead": 3}),
         ("speaker", {"num_speakers": 7}),
     ],
 )

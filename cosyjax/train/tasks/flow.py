@@ -23,8 +23,8 @@ from cosyjax.losses.flow import FlowBatch, draw_flow, flow_loss
 from cosyjax.models import flow
 from cosyjax.models.estimator import Conditions, EstimatorConfig
 from cosyjax.models.flow import FlowConfig, FlowMatching
-from cosyjax.models.hift import HiFT
 from cosyjax.models.upsample_encoder import UpsampleEncoderConfig
+from cosyjax.models.vocoder import Vocoder, make_vocoder
 from cosyjax.shapes import FRAMES_PER_TOKEN, TOKEN_RATE_HZ
 from cosyjax.train import init as starts
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
@@ -133,9 +133,9 @@ def _speak(config: FlowConfig, params: Any, batch: Batch, key: jax.Array) -> jax
 
 
 @functools.lru_cache(maxsize=1)
-def _load_vocoder(path: str) -> tuple[HiFT, Any]:
+def _load_vocoder(path: str) -> tuple[Vocoder, Any]:
     bundle = load_bundle(path, modules=("vocoder",))
-    return HiFT(bundle.config.vocoder), jax.tree.map(jnp.asarray, bundle.params["vocoder"])
+    return make_vocoder(bundle.config.vocoder), jax.tree.map(jnp.asarray, bundle.params["vocoder"])
 
 
 def flops_per_row(config: FlowConfig, num_tokens: int) -> float:

@@ -24,7 +24,8 @@ from cosyjax.models.discriminators import (
     MultiPeriodConfig,
     MultiResolutionConfig,
 )
-from cosyjax.models.hift import HiFT, HiFTConfig
+from cosyjax.models.hift import HiFTConfig
+from cosyjax.models.vocoder import make_vocoder
 from cosyjax.ops import mel as mel_ops
 from cosyjax.ops import source as source_ops
 from cosyjax.train.init import read_module
@@ -37,7 +38,7 @@ NUM_SAMPLES = 2  # rows spoken at an evaluation
 
 @dataclasses.dataclass(frozen=True)
 class VocoderTask:
-    """HiFT against multi-period and multi-resolution discriminators.
+    """A vocoder, causal or not, against multi-period and multi-resolution discriminators.
 
     A batch holds `wav` [B, N] at 24 kHz, N in whole frames, and `f0` [B, N / 480] in Hz, 0 where
     unvoiced. A row whose samples are all zero is padding: an evaluation leaves it out.
@@ -69,7 +70,7 @@ class VocoderTask:
         keys = jax.random.split(key)
         mel = jnp.zeros((1, 2, self.model.num_mels), jnp.float32)
         wav = jnp.zeros((1, self.discriminators.min_samples()), jnp.float32)
-        generator = jax.jit(HiFT(self.model).init)(keys[0], mel)["params"]
+        generator = jax.jit(make_vocoder(self.model).init)(keys[0], mel)["params"]
         if self.initial_f0_hz:
             # From zero, an optimizer needs thousands of steps to reach hundreds of Hz.
             kernel = generator["f0_predictor"]["output"]["kernel"]
@@ -177,14 +178,14 @@ class VocoderTask:
           wav [B, N] and the predicted f0 [B, F].
         """
         cfg, mel = self.model, mel_ops.mel_80(wav)
-        apply: Any = functools.partial(HiFT(cfg).apply, {"params": params[GENERATOR]})
+        apply: Any = functools.partial(make_vocoder(cfg).apply, {"params": params[GENERATOR]})
         predicted = apply(mel, method="f0")
         recorded = self.source == "recorded" and f0 is not None
         noise = source_ops.frame_noise(
             jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(wav.shape[0])),
             mel.shape[1],
             samples_per_frame=cfg.samples_per_frame,
-            channels=cfg.num_harmonics + 1,
+            channels=cfg.noise_channels,
         )
         excitation = apply(f0 if recorded else predicted, noise, method="source")
         return apply(mel, excitation, method="decode"), predicted
@@ -202,12 +203,15 @@ def _resynthesize(task: VocoderTask, params: Params, wav: jax.Array, key: jax.Ar
 def _generator_flops(config: HiFTConfig, num_frames: int) -> float:
     """Two operations per tap of a convolution: positions x taps x channels in x channels out."""
     bins, width = config.n_fft + 2, config.f0_channels
-    taps = 3 * width * (config.num_mels + (config.f0_layers - 1) * width)
-    taps += 7 * config.num_mels * config.base_channels
+    first, seen = (config.lookahead + 3, config.lookahead + 3) if config.causal else (3, 7)
+    taps = width * (first * config.num_mels + 3 * (config.f0_layers - 1) * width)
+    taps += seen * config.num_mels * config.base_channels
     total, rate = float(num_frames * taps), 1
     block_taps = lambda k, dilations, c: 2 * k * len(dilations) * c * c
     for stage, (up, up_width) in enumerate(zip(config.upsample_rates, config.upsample_widths)):
         channels = config.channels(stage)
+        if config.causal:  # computed at the lower rate, see `RepeatConv`
+            up_width = up * (1 - (1 - up_width) // up)
         total += num_frames * rate * up_width * 2 * channels * channels
         rate *= up
         stride = math.prod(config.upsample_rates[stage + 1 :])
