@@ -72,9 +72,9 @@ def evaluate(
     """
     if report_path is not None:
         check_folder(report_path, force=True, marks=(report.INDEX,))
-    items = lists.read_list(request.sentences, request.lang, seed_list=request.seed_list)
-    items = lists.choose(items, request.languages, request.limit)
-    known = lists.read_list(request.references) if request.references else items
+    known = lists.read_list(request.sentences, request.lang, seed_list=request.seed_list)
+    items = lists.choose(known, request.languages, request.limit)
+    known = lists.read_list(request.references) if request.references else known
     judging = _load_judges(request, items, tell)
     tts = synthesize.load(request.bundle, dtype=request.dtype) if request.bundle else None
     source = _make_source(request, items, tts, tell)

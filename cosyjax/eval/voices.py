@@ -103,33 +103,40 @@ def make_references(
 ) -> References:
     """Embeds what is known of each voice: recordings of its speaker, or else its prompt.
 
-    A bundle keeps a prompt as mel, without its recording. Such a prompt goes through the bundle's
-    own vocoder, which brings all voices a little nearer to what the bundle says.
+    A bundle keeps a prompt as mel, without its recording. Where no voice asked for has a recording,
+    the prompts go through the bundle's own vocoder, which brings all voices a little nearer to what
+    the bundle says. The two kinds are never compared with one another: what was vocoded would win.
 
     Args:
-      names: the voices asked for; the speakers of `items` and the bundle's voices are added.
-      items: with recordings or prompts.
-      tts: the bundle, where there is one.
+      names: the voices asked for.
+      items: with recordings or prompts; their speakers are compared too.
+      tts: the bundle, where there is one; its voices are compared too.
       embed: the judge.
     """
+    asked = set(names)
     found = References({}, {})
-    own = set(tts.voices()) if tts else set()
-    for name in sorted({*names, *own, *(item.speaker for item in items)} - {""}):
+    for name in sorted({item.speaker for item in items} - {""}):
         mine = [item for item in items if item.speaker == name]
         prompts = {item.prompt: item for item in mine if item.prompt}
         spoken = [item for item in mine if item.recording][:CLIPS_PER_VOICE]
         if prompts:
             clips = [("", _embedded(path, item, embed)) for path, item in prompts.items()]
-            origin = "prompt"
+            found.clips[name], found.origin[name] = clips, "prompt"
         elif spoken:
             clips = [(item.id, _embedded(item.recording, item, embed)) for item in spoken]
-            origin = f"{len(spoken)} recordings"
-        elif tts and name in own and tts.voice(name).has_prompt:
+            found.clips[name], found.origin[name] = clips, f"recordings: {len(clips)}"
+    if tts is None or asked & set(found.clips):
+        return found
+    return _vocoded_references(asked, tts, embed)
+
+
+def _vocoded_references(names: set[str], tts: Synthesizer, embed: Embed) -> References:
+    found = References({}, {})
+    for name in sorted(names | set(tts.voices())):
+        if name in tts.voices() and tts.voice(name).has_prompt:
             wav = _vocoded_prompt(tts, tts.voice(name))
-            clips, origin = [("", _unit(embed(wav, tts.sample_rate_hz)))], "prompt, vocoded"
-        else:
-            continue
-        found.clips[name], found.origin[name] = clips, origin
+            found.clips[name] = [("", _unit(embed(wav, tts.sample_rate_hz)))]
+            found.origin[name] = "prompt, vocoded"
     return found
 
 

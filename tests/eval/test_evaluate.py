@@ -61,10 +61,17 @@ def test_rates_are_over_all_words_and_over_all_characters(corpus) -> None:
 def test_a_clip_is_compared_with_other_clips_of_its_voice(corpus) -> None:
     result = judged(corpus, "--recordings", "--speaker", "ear", "--mos", "level")
     assert result["nearest_is_asked"] == 1.0 and result["similarity"] > 0.99
-    assert result["references"] == {"anna": "2 recordings", "bert": "2 recordings"}
+    assert result["references"] == {"anna": "recordings: 2", "bert": "recordings: 2"}
     assert result["mos"]["level"]["mos"] == pytest.approx(5 * 0.575, rel=1e-2)
-    alone = judged(corpus, "--recordings", "--speaker", "ear", "--languages", "zh")
-    assert alone["similarity"] is None, "the clip itself was its reference"
+    chosen = judged(corpus, "--recordings", "--speaker", "ear", "--languages", "zh")
+    assert chosen["nearest_is_asked"] == 1.0, "clips that are not judged are references too"
+
+
+def test_a_clip_is_no_reference_of_itself(corpus) -> None:
+    lines = (corpus / "list.jsonl").read_text().splitlines()
+    (corpus / "list.jsonl").write_text("\n".join(lines[:3]))
+    rows = judged(corpus, "--recordings", "--speaker", "ear")["utterances"]
+    assert rows[2]["id"] == "b1" and rows[2]["similarity"] is None
 
 
 def test_a_clip_in_the_wrong_voice_is_nearest_to_another(corpus) -> None:
