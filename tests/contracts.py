@@ -39,22 +39,33 @@ def assert_streams(
       init_args: further arguments of `init_state`, such as the length of a cache.
       atol: largest difference allowed.
     """
-    whole_fn = lambda v, x: module.apply(v, x)
-    whole = whole_fn(variables, x)
-    weights = jax.random.normal(jax.random.key(7), whole.shape)
-    wanted = jax.grad(lambda v, x: jnp.sum(whole_fn(v, x) * weights), (0, 1))(variables, x)
+    whole, wanted = _values_and_gradients(module.apply, variables, x)
+    scale = max(1.0, max(float(np.max(np.abs(g))) for g in jax.tree.leaves(wanted)))
     for sizes in calls:
         assert sum(sizes) == x.shape[1], "a test must cut the whole input"
 
         def pieces(v: Any, x: jax.Array, sizes: Sequence[int] = sizes) -> jax.Array:
             return _in_pieces(module, v, x, sizes, lookahead, init_args)
 
-        got = pieces(variables, x)
+        got, grads = _values_and_gradients(pieces, variables, x)
         np.testing.assert_allclose(got, whole, atol=atol, rtol=0, err_msg=f"calls {sizes}")
-        grads = jax.grad(lambda v, x: jnp.sum(pieces(v, x) * weights), (0, 1))(variables, x)
-        scale = max(1.0, max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(wanted)))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a / scale, b / scale, atol=10 * atol, rtol=0)
+
+
+def _values_and_gradients(fn: Callable[..., jax.Array], variables: Any, x: jax.Array) -> Any:
+    """fn(variables, x) and the gradients of a fixed sum of it, in numpy, from one program."""
+
+    @jax.jit
+    def run(v: Any, x: jax.Array) -> Any:
+        y, pull = jax.vjp(fn, v, x)
+        return y, pull(jnp.asarray(_drawn(y.shape), y.dtype))
+
+    return jax.device_get(run(variables, x))
+
+
+def _drawn(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal(shape)
 
 
 def _in_pieces(
@@ -90,17 +101,31 @@ def assert_padding_inert(
       ratio: output frames per input frame.
       atol: largest difference allowed.
     """
-    lengths_array = jnp.asarray(lengths)
-    valid = jnp.arange(x.shape[1]) < lengths_array[:, None]
+    x, counts = np.asarray(x), np.asarray(lengths, np.int32)
+    valid = np.arange(x.shape[1]) < counts[:, None]
     valid = valid.reshape(valid.shape + (1,) * (x.ndim - 2))
-    zeros = np.asarray(fn(jnp.where(valid, x, 0.0), lengths_array))
-    poison = np.asarray(fn(jnp.where(valid, x, jnp.nan), lengths_array))
+    zeros = np.asarray(fn(np.where(valid, x, 0.0).astype(x.dtype), counts))
+    poison = np.asarray(fn(np.where(valid, x, np.nan).astype(x.dtype), counts))
     for row, length in enumerate(lengths):
         keep = int(length * ratio)
-        alone = np.asarray(fn(x[row : row + 1, :length], lengths_array[row : row + 1]))[0, :keep]
+        alone = _alone(fn, x, counts, row)[:keep]
         assert np.all(np.isfinite(poison[row, :keep])), f"row {row}: padding leaks NaN"
         np.testing.assert_allclose(poison[row, :keep], zeros[row, :keep], atol=0, rtol=0)
         np.testing.assert_allclose(poison[row, :keep], alone, atol=atol, rtol=0)
+
+
+def _alone(fn: Callable[..., Any], x: np.ndarray, counts: np.ndarray, row: int) -> np.ndarray:
+    """Output of one row without the others.
+
+    A padded row is cut to its length. One that fills the batch stays where it is, beside silence,
+    so that the program for the batch serves.
+    """
+    if counts[row] < x.shape[1]:
+        cut = slice(row, row + 1)
+        return np.asarray(fn(x[cut, : counts[row]], counts[cut]))[0]
+    silent = np.zeros_like(x)
+    silent[row] = x[row]
+    return np.asarray(fn(silent, counts))[row]
 
 
 def assert_causal(
@@ -122,10 +147,10 @@ def assert_causal(
 
     def energy(x: jax.Array) -> jax.Array:
         y = fn(x)
-        probe = jax.random.normal(jax.random.key(3), y.shape[2:])
-        return jnp.sum(y * probe, axis=(0, 2))
+        return jnp.sum(y * jnp.asarray(_drawn(y.shape[2:]), y.dtype), axis=(0, 2))
 
-    jacobian = np.asarray(jnp.sum(jnp.abs(jax.jacrev(energy)(x)), axis=(1, 3)))  # [T', T]
+    moves = jax.jit(lambda x: jnp.sum(jnp.abs(jax.jacrev(energy)(x)), axis=(1, 3)))
+    jacobian = np.asarray(moves(x))  # [T', T]
     for t in range(num_frames * ratio):
         edge = min(last_seen(t), num_frames - 1)
         assert np.all(jacobian[t, edge + 1 :] == 0), f"frame {t} sees beyond {edge}"
