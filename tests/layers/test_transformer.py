@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +12,15 @@ from cosyjax.layers import stacking
 from cosyjax.layers.transformer import Transformer, TransformerConfig, lengthen, position
 from tests import contracts
 from tests.compiled import Compiled
+from tests.drawn import drawn, normal
 
 CONFIG = TransformerConfig(2, 12, 4, 2, 4, 20, rope_theta=100.0)
 SINGLE = dataclasses.replace(CONFIG, num_layers=1)
-X = jax.random.normal(jax.random.key(0), (1, 6, 12))
+X = normal(1, 6, 12)
 
 
 def _variables(config=CONFIG):
-    return nn.meta.unbox(jax.jit(Transformer(config).init)(jax.random.key(1), X))
+    return drawn(Transformer(config).init, X)
 
 
 def test_it_streams():
@@ -40,14 +40,14 @@ def test_scanned_layers_equal_unrolled_ones_in_call_and_step():
     y, state = layer.apply(stacked, X[:, :4], state, method="step")
     np.testing.assert_array_equal(position(state), [4])
     z, _ = layer.apply(stacked, X[:, 4:], lengthen(state, 9), method="step")
-    np.testing.assert_allclose(jnp.concatenate([y, z], axis=1), wanted, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate([y, z], axis=1), wanted, atol=2e-5)
 
 
 def test_stacking_there_and_back_changes_no_bit():
     params = _variables()["params"]
-    stacked = stacking.stack_layers({"backbone": params})
+    stacked = jax.jit(stacking.stack_layers)({"backbone": params})
     assert stacking.is_stacked(stacked) and not stacking.is_stacked(params)
-    back = stacking.unstack_layers(stacked)["backbone"]
+    back = jax.jit(stacking.unstack_layers)(stacked)["backbone"]
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -55,7 +55,7 @@ def test_stacking_there_and_back_changes_no_bit():
 def test_fused_parameters_compute_the_same():
     variables = _variables()
     fused = Compiled(Transformer(dataclasses.replace(CONFIG, fused=True)))
-    got = fused.apply({"params": stacking.fuse(variables["params"])}, X)
+    got = fused.apply({"params": jax.jit(stacking.fuse)(variables["params"])}, X)
     wanted = Compiled(Transformer(CONFIG)).apply(variables, X)
     np.testing.assert_allclose(got, wanted, atol=2e-6)
 
