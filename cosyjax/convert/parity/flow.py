@@ -107,6 +107,7 @@ def run_encoder(fixture: Fixture) -> Iterator[Check]:
         yield Check(name, np.asarray(actual).astype(expected.dtype), expected)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _masks(lengths: jax.Array, num_tokens: int, kind: int, chunk: int) -> Masks:
     limit = [masks.chunk_of_kind(kind, f * chunk) for f in (1, FRAMES_PER_TOKEN)]
     return Masks(
@@ -118,10 +119,9 @@ def _masks(lengths: jax.Array, num_tokens: int, kind: int, chunk: int) -> Masks:
 def _encoder_stage(name: str, module: UpsampleEncoder, variables: Any, x: jax.Array) -> Any:
     if name == "stage_pos_emb":
         return distance_table(x.shape[1], x.shape[1], x.shape[2])[None]
-    embedded = module.apply(variables, x, method=lambda m, x: m.embed(x))
-    if name == "stage_embed":
-        return embedded
-    return module.apply(variables, embedded, method=lambda m, x: m.lookahead(x))
+    ahead = lambda m, x: m.lookahead(m.embed(x))
+    part = (lambda m, x: m.embed(x)) if name == "stage_embed" else ahead
+    return jax.jit(functools.partial(module.apply, method=part))(variables, x)
 
 
 def run_decoder(fixture: Fixture) -> Iterator[Check]:
@@ -159,6 +159,11 @@ def _conditions(inputs: Arrays) -> Conditions:
     return Conditions(_time_first(inputs["mu"]), jnp.asarray(inputs["spks"]), _time_first(cond))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _mask(lengths: jax.Array, num_frames: int, kind: int, chunk: int) -> jax.Array:
+    return masks.whole(lengths, num_frames, masks.chunk_of_kind(kind, chunk))
+
+
 def _estimator_part(
     name: str, module: Estimator, variables: Any, inputs: Arrays, config: Any
 ) -> Any:
@@ -166,12 +171,12 @@ def _estimator_part(
     if name == "time_sinusoid":
         return time_sinusoid(t, 4 * module.config.num_mels)
     if name == "time_emb":
-        return module.apply(variables, t, method=lambda m, t: m.time(t))
+        apply = functools.partial(module.apply, method=lambda m, t: m.time(t))
+        return jax.jit(apply)(variables, t)
     x = _time_first(inputs["x"])
     whole = jnp.full((x.shape[0],), x.shape[1])
     lengths = jnp.asarray(inputs["len"]) if name.startswith("pad") else whole
-    chunk = masks.chunk_of_kind(_kind(name), int(config["static_chunk_size"]))
-    mask = masks.whole(lengths, x.shape[1], chunk)
+    mask = _mask(lengths, x.shape[1], _kind(name), int(config["static_chunk_size"]))
     y = _estimate(module, variables, x, t, _conditions(inputs), mask)
     return _channels_first(jnp.where(masks.valid(lengths, x.shape[1])[..., None], y, 0.0))
 
@@ -182,8 +187,8 @@ def _solver_part(name: str, module: Estimator, variables: Any, inputs: Arrays, c
         return steps.t
     given = _conditions(inputs)
     batch, num_frames = given.mu.shape[:2]
-    chunk = masks.chunk_of_kind(_kind(name), int(config["static_chunk_size"]))
-    mask = masks.whole(jnp.full((batch,), num_frames), num_frames, chunk)
+    whole = jnp.full((batch,), num_frames)
+    mask = _mask(whole, num_frames, _kind(name), int(config["static_chunk_size"]))
     start = _time_first(inputs["noise"])[:, :num_frames] * _number(name, "temperature", 1.0)
     start = jnp.broadcast_to(start, given.mu.shape)
     scale = float(config["cfm"]["inference_cfg_rate"])
@@ -221,8 +226,8 @@ def _training_part(model: FlowMatching, params: dict, fixture: Fixture) -> Itera
         jnp.asarray(inputs["embedding"]),
     )
     rate = float(fixture.config["cfm"]["training_cfg_rate"])
-    loss = jax.jit(functools.partial(flow_loss, model))
-    estimate = jax.jit(functools.partial(flow_terms, model))
+    both = lambda *args: (flow_loss(model, *args)[0], flow_terms(model, *args))
+    run = jax.jit(both)  # they share their products
     for name, expected in outputs.items():
         draws = FlowDraws(
             jnp.asarray(inputs["t"]).reshape(-1),
@@ -236,9 +241,9 @@ def _training_part(model: FlowMatching, params: dict, fixture: Fixture) -> Itera
             frames = FRAMES_PER_TOKEN * inputs["speech_token_len"][asked]
             actual = np.asarray(max_prompt_frames(jnp.asarray(frames))).astype(expected.dtype)
         elif name.startswith("loss"):
-            actual = loss(params, batch, draws)[0]
+            actual = run(params, batch, draws)[0]
         else:
-            terms = estimate(params, batch, draws)
+            terms = run(params, batch, draws)[1]
             mel, speaker, cond = terms.conditions
             table = {"pred": terms.velocity, "y": terms.x, "mu": mel, "cond": cond}
             word = name.split("_")[0]
@@ -251,9 +256,12 @@ def _speak(
 ) -> np.ndarray:
     """Mel [1, M, F] of the generated tokens, the prompt's frames cut off."""
     num_mels, tokens = model.config.estimator.num_mels, inputs["token"]
-    given = inputs["prompt_token"] if prompt else tokens[:, :0]
+    prompt_tokens = inputs.get("prompt_token", tokens[:, :0])
+    given = prompt_tokens if prompt else tokens[:, :0]
     both = np.concatenate([given, tokens], axis=1)
-    num_frames = FRAMES_PER_TOKEN * (both.shape[1] + PADDING)
+    # As wide without the prompt as with it: one program.
+    padding = PADDING + prompt_tokens.shape[1] - given.shape[1]
+    num_frames = FRAMES_PER_TOKEN * (both.shape[1] + padding)
     start = inputs["prompt_feat"].shape[1] if prompt else 0  # not by the prompt's tokens
     prompt_mel = np.zeros((1, num_frames, num_mels), np.float32)
     if prompt:
@@ -266,7 +274,7 @@ def _speak(
     mel = tokens_to_mel(
         model,
         params,
-        speech_tokens=jnp.asarray(np.pad(both, ((0, 0), (0, PADDING)))),
+        speech_tokens=jnp.asarray(np.pad(both, ((0, 0), (0, padding)))),
         num_tokens=jnp.array([both.shape[1]]),
         prompt_mel=jnp.asarray(prompt_mel),
         speaker_embedding=jnp.asarray(inputs["embedding"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,6 +30,10 @@ from cosyjax.ops import sampling as draws
 from cosyjax.ops.interleave import choose_bistream
 
 LAST = re.compile(r"_last(\d+)$")
+
+cross_entropy_fast = jax.jit(cross_entropy, static_argnums=2)
+sequence_logps_fast = jax.jit(sequence_logps, static_argnames="over_ignored")
+dpo_fast = jax.jit(dpo, static_argnums=2)
 
 
 def _model(
@@ -58,11 +63,11 @@ def _run_lm(fixture: Fixture) -> Iterator[Check]:
                 yield Check(f"{name}.{check.tensor}", check.actual, check.expected)
 
 
-def _padded(inputs: Tensors, name: str) -> tuple[jax.Array, jax.Array]:
+def _padded(inputs: Tensors, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A token matrix and its lengths."""
-    tokens = jnp.asarray(inputs[name], jnp.int32)
+    tokens = np.asarray(inputs[name], np.int32)
     lengths = inputs.get(f"{name}_len", np.full(tokens.shape[:1], tokens.shape[1]))
-    return tokens, jnp.asarray(lengths, jnp.int32)
+    return tokens, np.asarray(lengths, np.int32)
 
 
 def _train(
@@ -72,17 +77,17 @@ def _train(
     names = {name.split("_", 1)[0] for name in outputs}
     for variant in sorted(names):
         draw = np.asarray(inputs["random_draws"]) if variant != "uni" else np.ones(len(text[0]))
-        blocks = choose_bistream(jnp.asarray(draw), text[1], speech[1], model.config.mix_ratio)
+        blocks = choose_bistream(draw, text[1], speech[1], model.config.mix_ratio)
         layout = cut(lay_out_fast(model.config, *text, *speech, bistream=blocks))
         logits = forward(model, params, layout)["logits"]
-        loss = cross_entropy(logits, layout.targets, float(fixture.config.get("lsm", 0.0)))
-        valid = jnp.arange(logits.shape[1]) < layout.lengths[:, None]
+        loss = cross_entropy_fast(logits, layout.targets, float(fixture.config.get("lsm", 0.0)))
+        valid = np.arange(logits.shape[1]) < np.asarray(layout.lengths)[:, None]
         found = {
             "loss": loss.mean,
             "acc": loss.accuracy,
             "target": layout.targets,
             "input_len": layout.lengths,
-            "logits": jnp.where(valid[..., None], logits, 0.0),
+            "logits": np.where(valid[..., None], logits, 0.0),
         }
         for kind, actual in found.items():
             name = f"{variant}_{kind}"
@@ -101,12 +106,12 @@ def _dpo(
         loss, official, intended = _pair_logps(model, tree, inputs, fixture.config)
         found |= {f"{name}_loss": loss.mean, f"{name}_acc": loss.accuracy}
         found |= {f"{name}_chosen_logps": official[0], f"{name}_rejected_logps": official[1]}
-        found[f"{name}_intended_logps"] = jnp.concatenate(intended)
+        found[f"{name}_intended_logps"] = np.concatenate(intended)
         logps[name] = official
-    result = dpo(logps["policy"], logps["ref"], float(fixture.config.get("dpo_beta", 0.01)))
+    result = dpo_fast(logps["policy"], logps["ref"], float(fixture.config.get("dpo_beta", 0.01)))
     found |= {"dpo_loss": result.loss, "chosen_reward": result.chosen_reward}
     found |= {"reject_reward": result.rejected_reward}
-    found["total_loss"] = result.loss + found["policy_loss"]
+    found["total_loss"] = np.add(result.loss, found["policy_loss"])
     for name, actual in found.items():
         if name in outputs:
             yield Check(name, actual, outputs[name])
@@ -114,49 +119,60 @@ def _dpo(
 
 def _pair_logps(
     model: TextSpeechLM, params: Any, inputs: Tensors, config: Mapping[str, Any]
-) -> tuple[Any, tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> tuple[Any, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Loss of the chosen rows; mean log-probabilities over ignored and over valid positions."""
     text, num_text = _padded(inputs, "text_token")
     chosen, rejected = _padded(inputs, "speech_token"), _padded(inputs, "reject_speech_token")
     width = max(chosen[0].shape[1], rejected[0].shape[1])
-    pad = lambda a: jnp.pad(a, ((0, 0), (0, width - a.shape[1])))
-    twice = lambda a: jnp.concatenate([a, a])
-    speech = jnp.concatenate([pad(chosen[0]), pad(rejected[0])])
-    num_speech = jnp.concatenate([chosen[1], rejected[1]])
+    pad = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1])))
+    twice = lambda a: np.concatenate([a, a])
+    speech = np.concatenate([pad(chosen[0]), pad(rejected[0])])
+    num_speech = np.concatenate([chosen[1], rejected[1]])
     layout = cut(lay_out_fast(model.config, twice(text), twice(num_text), speech, num_speech))
-    logits = forward(model, params, layout)["logits"]
+    logits = np.asarray(forward(model, params, layout)["logits"])
     half = text.shape[0]
-    loss = cross_entropy(logits[:half], layout.targets[:half], float(config.get("lsm", 0.0)))
-    ignored = sequence_logps(logits, layout.targets, over_ignored=True)
-    valid = sequence_logps(logits, layout.targets)
+    smoothing = float(config.get("lsm", 0.0))
+    loss = cross_entropy_fast(logits[:half], layout.targets[:half], smoothing)
+    run = lambda **how: np.asarray(sequence_logps_fast(logits, layout.targets, **how))
+    ignored, valid = run(over_ignored=True), run()
     return loss, (ignored[:half], ignored[half:]), (valid[:half], valid[half:])
 
 
 def _run_ras(fixture: Fixture) -> Iterator[Check]:
     """Candidate sets, the fallback, and what scripted picks lead to."""
     config, out = fixture.config, fixture.outputs
-    scores = jnp.asarray(fixture.inputs["scores"])
-    scores = jnp.where(scores <= MASKED / 2, -jnp.inf, scores)
+    scores = np.asarray(fixture.inputs["scores"])
+    scores = np.where(scores <= MASKED / 2, np.float32(-np.inf), scores)
     window = int(config["win_size"])
-    recent = jnp.asarray(fixture.inputs["history"][:, -window:], jnp.int32)
+    recent = np.asarray(fixture.inputs["history"][:, -window:], np.int32)
     threshold = window * float(config["tau_r"])
-    found = draws.nucleus(scores, float(config["top_p"]), int(config["top_k"]))
+    nucleus = jax.jit(draws.nucleus, static_argnums=(1, 2))
+    found = jax.device_get(nucleus(scores, float(config["top_p"]), int(config["top_k"])))
     width = out["nucleus_ids"].shape[1]
-    pad = lambda a, value: jnp.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=value)
+    pad = lambda a, value: np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=value)
     yield Check("nucleus_ids", pad(found.ids, -1), out["nucleus_ids"])
     yield Check("nucleus_probs", pad(found.probs, 0.0), out["nucleus_probs"])
-    last = jnp.sum(found.ids >= 0, axis=1) - 1
-    results: list[jax.Array] = []
-    for pick in (jnp.zeros_like(last), last):
-        first = jnp.take_along_axis(found.ids, pick[:, None], axis=1)[:, 0]
-        repeated = draws.is_repeated(first, recent, threshold)
-        fallback = draws.without(scores, first)
+    last = np.sum(found.ids >= 0, axis=1) - 1
+    results: list[np.ndarray] = []
+    for pick in (np.zeros_like(last), last):
+        first = np.take_along_axis(found.ids, pick[:, None], axis=1)[:, 0]
+        repeated, fallback, instead = _redraw(scores, first, recent, threshold)
         if not results:
             yield Check("fallback_triggered_if_top", repeated, out["fallback_triggered_if_top"])
-            probs = jnp.where(repeated[:, None], jax.nn.softmax(fallback, axis=-1), 0.0)
+            probs = np.where(repeated[:, None], fallback, 0.0)
             yield Check("fallback_probs", probs, out["fallback_probs"])
-        results.append(jnp.where(repeated, draws.greedy(fallback), first))
-    yield Check("result_first_last", jnp.stack(results, axis=1), out["result_first_last"])
+        results.append(np.where(repeated, instead, first))
+    yield Check("result_first_last", np.stack(results, axis=1), out["result_first_last"])
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _redraw(
+    scores: jax.Array, first: jax.Array, recent: jax.Array, threshold: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Is `first` repeated, the probabilities of the draw without it, and the best of them."""
+    rest = draws.without(scores, first)
+    repeated = draws.is_repeated(first, recent, threshold)
+    return repeated, jax.nn.softmax(rest, axis=-1), draws.greedy(rest)
 
 
 def _run_llm_full(fixture: Fixture) -> Iterator[Check]:

@@ -24,6 +24,7 @@ NOVELTY = 12  # ids that the text-streaming hook of the files avoids
 Tensors = Mapping[str, np.ndarray]
 
 lay_out_fast = jax.jit(lay_out, static_argnums=0, static_argnames=("with_targets",))
+log_probs_fast = jax.jit(log_probs, static_argnums=(2, 3))
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
@@ -43,9 +44,9 @@ def _next(
 
 def cut(layout: Layout) -> Layout:
     """Drops the columns that no row uses, as the official collation does."""
-    longest = int(jnp.max(layout.lengths))
-    ids, kinds, targets = (x[:, :longest] for x in layout[:3])
-    return Layout(ids, kinds, targets, layout.lengths)
+    ids, kinds, targets, lengths = jax.device_get(layout)
+    longest = int(np.max(lengths))
+    return Layout(ids[:, :longest], kinds[:, :longest], targets[:, :longest], lengths)
 
 
 def _argmax(logps: jax.Array, recent: jax.Array, keys: jax.Array) -> jax.Array:
@@ -110,20 +111,20 @@ def decode(
     yield from _teacher_forced(model, params, inputs, outputs)
 
 
-def _decode_prompt(inputs: Tensors, *, with_prompt: bool) -> tuple[jax.Array, ...]:
+def _decode_prompt(inputs: Tensors, *, with_prompt: bool) -> tuple[np.ndarray, ...]:
     """Text, its length, prompt speech, its length; equally wide with and without the prompt."""
     prompt_text, text = inputs["prompt_text"], inputs["text"]
     speech = inputs["prompt_speech_token"]
     order = (prompt_text, text) if with_prompt else (text, prompt_text)
     num_text = text.shape[1] + with_prompt * prompt_text.shape[1]
     arrays = (np.concatenate(order, axis=1), [num_text], speech, [with_prompt * speech.shape[1]])
-    return tuple(jnp.asarray(x, jnp.int32) for x in arrays)
+    return tuple(np.asarray(x, np.int32) for x in arrays)
 
 
 def _replay(
     model: TextSpeechLM,
     params: Any,
-    prompt: tuple[jax.Array, ...],
+    prompt: tuple[np.ndarray, ...],
     tokens: np.ndarray,
     limits: tuple[int, int, int],
 ) -> np.ndarray:
@@ -134,16 +135,18 @@ def _replay(
     num_rows, min_tokens, max_tokens = limits
     layout = lay_out_fast(model.config, *prompt, with_targets=False)
     capacity = layout.ids.shape[1] + max_tokens + 1
-    state = model.apply({"params": params}, 1, capacity, method="init_state")
+    begin = lambda: model.apply({"params": params}, 1, capacity, method="init_state")
+    state = jax.jit(begin)()
     logits, state = _next(model, params, state, layout.ids, layout.kinds, layout.lengths)
     rows, one = [], np.ones((1,), np.int32)
     for index in range(num_rows):
-        early = jnp.asarray([index < min_tokens])
-        rows.append(log_probs(logits, early, model.config, SamplingConfig())[0])
+        early = np.asarray([index < min_tokens])
+        logps = log_probs_fast(logits, early, model.config, SamplingConfig())
+        rows.append(np.asarray(logps)[0])
         if index + 1 < num_rows:
             ids = np.asarray([[tokens[index]]], np.int32)
             logits, state = _next(model, params, state, ids, np.full_like(ids, SPEECH), one)
-    return np.stack([np.asarray(row) for row in rows])
+    return np.stack(rows)
 
 
 def _masked_check(name: str, logps: np.ndarray, expected: np.ndarray) -> Check:
@@ -163,11 +166,11 @@ def _teacher_forced(
     if "teacher_forced_hidden" not in outputs:
         return
     text, num_text, speech, _ = _decode_prompt(inputs, with_prompt=True)
-    tokens = jnp.asarray(outputs["norepeat_prompt_tokens"], jnp.int32)[None]
-    speech = jnp.concatenate([speech, tokens], axis=1)
+    tokens = np.asarray(outputs["norepeat_prompt_tokens"], np.int32)[None]
+    speech = np.concatenate([speech, tokens], axis=1)
     # The file may leave out the last token, which decoding never fed.
     length = outputs["teacher_forced_hidden"].shape[1]
-    num_speech = jnp.asarray([length - int(num_text[0]) - 2], jnp.int32)
+    num_speech = np.asarray([length - int(num_text[0]) - 2], np.int32)
     layout = cut(lay_out_fast(model.config, text, num_text, speech, num_speech))
     for kind, actual in forward(model, params, layout).items():
         name = f"teacher_forced_{kind}"
