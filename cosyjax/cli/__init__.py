@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import cosyjax
+from cosyjax.cli import hugepages
 from cosyjax.errors import InputError, nearest
 
 VERBS = {
@@ -30,6 +31,8 @@ EXIT_INPUT = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, 1 (a check failed) or 2 (bad input, said on stderr)."""
+    if argv is None:  # the program itself, and not a call from another
+        hugepages.restart()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(words)
