@@ -96,7 +96,7 @@ class Fed:
     """Work that can also be fed by the real pipeline, to see whether it has to wait."""
 
     run: Callable[[], Any]
-    advance: Callable[[dict[str, np.ndarray]], jax.Array]  # one step; returns before it is done
+    advance: Callable[[dict[str, np.ndarray]], Any]  # one step; returns before it is done
 
     def __call__(self) -> Any:
         return self.run()
