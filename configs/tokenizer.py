@@ -21,6 +21,7 @@ def get_config(
     num_code_dims: int = 8,
     num_levels: int = 3,
     text_vocab: int = 2048,  # ids of the text tokenizer, for "small"
+    ctc: bool = True,  # for "small": a second loss, see `ASRHeadConfig.ctc`
     compute: str = "bfloat16",
 ) -> TrainConfig:
     """8 M parameters for hours of speech, or the released size for thousands."""
@@ -29,7 +30,9 @@ def get_config(
     depth = {"num_encoder_layers": 2, "num_decoder_layers": 2} if small else {}
     # Behind the ids of the text come a start and an end; 64 keep the table divisible.
     ends = {"start_token": text_vocab, "end_token": text_vocab + 1, "vocab_size": text_vocab + 64}
-    head = ASRHeadConfig(**width, **depth, **(ends if small else {}), compute=compute)
+    head = ASRHeadConfig(
+        **width, **depth, **(ends if small else {}), ctc=small and ctc, compute=compute
+    )
     model = SpeechTokenizerConfig(
         **width,
         num_layers=4 if small else 6,
@@ -51,7 +54,7 @@ def get_config(
             batch_size=5 if small else 16,  # rows of the longest bucket: 60 s, 480 s
             buckets_s=(3.0, 5.0, 8.0, 12.0) if small else (4.0, 6.0, 8.0, 12.0, 16.0, 30.0),
             row_multiple=1 if small else 8,
-            text_per_s=10.0,
+            text_per_s=18.0,  # letters, where `text_vocab` has little more than the bytes
         ),
         optimizer=OptimizerConfig(
             peak_lr=1e-3 if small else 3e-4,
