@@ -21,9 +21,10 @@ def overfit(
 ) -> tuple[Params, list[dict[str, float]]]:
     """Takes every turn `num_steps` times; returns the parameters and {group/metric} per step."""
     if params is None:
-        params = nn.meta.unbox(task.init(jax.random.key(0)))
+        params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(learning_rate))
-    states = {turn.group: optimizer.init(params[turn.group]) for turn in task.turns()}
+    init = jax.jit(optimizer.init)
+    states = {turn.group: init(params[turn.group]) for turn in task.turns()}
 
     @jax.jit
     def step(params: Params, states: Any, key: jax.Array) -> Any:

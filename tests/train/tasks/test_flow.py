@@ -73,11 +73,16 @@ def test_an_empty_batch_of_rows_costs_nothing_and_is_finite(params: Params) -> N
 
 def test_one_batch_over_fits(params: Params) -> None:
     optimizer, own, losses = optax.adam(0.02), params, []
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    state = jax.jit(optimizer.init)(params)
+
+    @jax.jit
+    def move(own, grads, state):
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(own, updates), state
+
     for _ in range(120):
         (loss, _), grads = GRADIENT(own, BATCH, KEY)
-        updates, state = update(grads, state)
-        own = optax.apply_updates(own, updates)
+        own, state = move(own, grads, state)
         losses.append(float(loss))
     assert losses[-1] < losses[0] / 5
 

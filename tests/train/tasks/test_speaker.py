@@ -43,7 +43,7 @@ def batch_of(padding=0.0):
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.meta.unbox(TASK.init(jax.random.key(0)))
+    return nn.meta.unbox(jax.jit(TASK.init)(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

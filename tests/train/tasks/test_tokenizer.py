@@ -75,7 +75,7 @@ SLOW = pytest.mark.slow  # a compilation per baseline
 def stage(request):
     """(task, fresh parameters, compiled loss with gradient, compiled evaluation)."""
     task = QUANTIZERS[request.param]
-    params = nn.meta.unbox(task.init(jax.random.key(0)))
+    params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
     loss = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     return task, params, loss, jax.jit(task.evaluate)
 

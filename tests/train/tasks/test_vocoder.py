@@ -57,7 +57,7 @@ def batch_of(volume=0.5):
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.meta.unbox(TASK.init(jax.random.key(0)))
+    return nn.meta.unbox(jax.jit(TASK.init)(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,9 @@ TINY = TextSpeechLMConfig(
 )
 
 
+_lay_out = jax.jit(functools.partial(text_speech_lm.lay_out, TINY))
+
+
 def sequence(seed: int, num_text: int, num_speech: int, bistream: bool = False) -> dict[str, Any]:
     """One sequence [L] of drawn tokens: ids, kinds, targets."""
     stream = np.random.default_rng(seed)
@@ -31,7 +35,7 @@ def sequence(seed: int, num_text: int, num_speech: int, bistream: bool = False) 
     speech = stream.integers(0, TINY.codebook_size, (1, num_speech), dtype=np.int32)
     sizes = np.array([num_text], np.int32), np.array([num_speech], np.int32)
     given = (text, sizes[0], speech, sizes[1])
-    layout = text_speech_lm.lay_out(TINY, *given, bistream=np.array([bistream]))
+    layout = _lay_out(*given, bistream=np.array([bistream]))
     length = int(layout.lengths[0])
     names = ("ids", "kinds", "targets")
     return {name: np.asarray(getattr(layout, name))[0, :length] for name in names}
@@ -72,7 +76,7 @@ def fit(
         return optax.apply_updates(own, updates), state, loss
 
     step, own, losses = jax.jit(step), params[turn.group], []
-    state = optimizer.init(own)
+    state = jax.jit(optimizer.init)(own)
     for _ in range(steps):
         own, state, loss = step(own, state)
         losses.append(float(loss))
