@@ -7,11 +7,15 @@ import pytest
 
 from cosyjax.errors import InputError
 from cosyjax.infer import compat, synthesize
+from cosyjax.infer.speak import SynthesisConfig
+
+SHORT = SynthesisConfig(min_tokens_per_text_token=2.0, max_tokens_per_text_token=2.0, num_steps=2)
 
 
 @pytest.fixture()
 def model(tiny_tts, tiny_bundle, monkeypatch):
     monkeypatch.setattr(synthesize, "load", lambda folder, dtype=None: tiny_tts)
+    monkeypatch.setattr(tiny_tts, "config", SHORT)
     return compat.CosyVoice2(tiny_bundle)
 
 
