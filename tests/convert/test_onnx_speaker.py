@@ -27,7 +27,7 @@ TINY = SpeakerEncoderConfig(
 
 def _official(folded):
     """A random model under official names, and its config."""
-    params = speaker_encoder.init_params(TINY, jax.random.key(0))
+    params = jax.jit(lambda: speaker_encoder.init_params(TINY, jax.random.key(0)))()
     random = np.random.default_rng(1)
     shift = lambda x: x + 0.3 * np.abs(random.standard_normal(x.shape, np.float32)) * (x.ndim == 1)
     params, config = jax.tree.map(shift, params), TINY

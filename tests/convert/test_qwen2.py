@@ -114,10 +114,12 @@ def test_hidden_states_equal_those_of_transformers(tmp_path):
     model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes)).eval()
     model.save_pretrained(tmp_path)
     tree = qwen2.read_qwen2(tmp_path, TINY)
-    params = jax.tree.map(np.asarray, init_params(TINY, jax.random.key(0))) | tree
+    fresh = jax.jit(lambda: init_params(TINY, jax.random.key(0)))()
+    params = jax.device_get(fresh) | tree
     ids = np.arange(12, dtype=np.int32).reshape(2, 6)
     layout = Layout(ids, np.ones_like(ids), ids, np.array([6, 6], np.int32))
-    got = TextSpeechLM(TINY).apply({"params": params}, layout, method="hidden")
+    hidden = jax.jit(lambda *args: TextSpeechLM(TINY).apply(*args, method="hidden"))
+    got = hidden({"params": params}, layout)
     with torch.no_grad():
         wanted = model.model(torch.from_numpy(ids.astype(np.int64))).last_hidden_state.numpy()
     np.testing.assert_allclose(got, wanted, atol=1e-5)
