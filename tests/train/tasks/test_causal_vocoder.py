@@ -34,7 +34,7 @@ def test_it_costs_what_its_convolutions_do() -> None:
 def test_it_learns_one_batch_in_the_same_loop() -> None:
     after, history = overfit(CAUSAL, batch_of(), 5, 3e-3)
     mel = [row[f"{GENERATOR}/loss_mel"] for row in history]
-    assert mel == sorted(mel, reverse=True)
+    assert mel[-1] < 0.95 * mel[0]  # on its way; each step has its own noise
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after))
 
 
