@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.convert import names_hift
@@ -57,15 +56,20 @@ class _Vocoder:
 
     def waves(self) -> jax.Array:
         cfg = self.config
-        return source.sine_waves(
-            jnp.asarray(self.golden_f0),
-            jnp.asarray(self.fixture.inputs["noise"]),
+        run = functools.partial(
+            source.sine_waves,
             num_harmonics=cfg.num_harmonics,
             sample_rate_hz=cfg.sample_rate_hz,
             amplitude=cfg.sine_amplitude,
             noise_std=cfg.noise_std,
             voiced_threshold_hz=cfg.voiced_threshold_hz,
         )
+        return jax.jit(run)(self.golden_f0, self.fixture.inputs["noise"])
+
+    def spectrum(self) -> jax.Array:
+        """Of the golden source: [B, F, 2 * bins]."""
+        run = functools.partial(short_stft.transform, n_fft=self.config.n_fft, hop=self.config.hop)
+        return jax.jit(run)(self.golden_source)
 
     def wave_error(self) -> float:
         """Largest difference of a sine that the reference's float32 phases explain.
@@ -101,16 +105,14 @@ def _check(v: _Vocoder, name: str, expected: np.ndarray) -> Check:
     if name == "uv_frames":
         return Check(name, np.float32(v.golden_f0 > v.config.voiced_threshold_hz), expected)
     if match := re.fullmatch(r"sine_waves(?:_every(\d+))?", name):
-        waves = v.waves()[:, :: int(match[1] or 1)]
+        waves = np.asarray(v.waves())[:, :: int(match[1] or 1)]
         return _rounded(name, waves, expected, v.wave_error())
     if name == "source":
-        actual = v.apply("source", v.golden_f0, inputs["noise"])[:, None]
+        actual = np.asarray(v.apply("source", v.golden_f0, inputs["noise"]))[:, None]
         return _rounded(name, actual, expected, v.source_error())
     if name == "source_stft_head":
-        spectrum = short_stft.transform(
-            jnp.asarray(v.golden_source), n_fft=v.config.n_fft, hop=v.config.hop
-        )
-        return Check(name, jnp.swapaxes(spectrum, 1, 2)[..., : expected.shape[-1]], expected)
+        spectrum = np.swapaxes(np.asarray(v.spectrum()), 1, 2)
+        return Check(name, spectrum[..., : expected.shape[-1]], expected)
     if name == "source_rand_ini_zero_maxdiff":
         # Our source takes no initial phases, so two sets of them cannot differ.
         return Check(name, np.zeros_like(expected), expected)
@@ -141,9 +143,7 @@ def _audio(v: _Vocoder, name: str) -> Any:
 
 
 def _after_upsample(v: _Vocoder, stage: int) -> jax.Array:
-    spectrum = short_stft.transform(
-        jnp.asarray(v.golden_source), n_fft=v.config.n_fft, hop=v.config.hop
-    )
+    spectrum = v.spectrum()
 
     def climb(variables: Any, mel: jax.Array) -> jax.Array:
         model = v.model.bind(variables)
@@ -159,9 +159,8 @@ def _istft(v: _Vocoder) -> jax.Array:
     magnitude, phase = v.fixture.outputs["istft_mag"], v.fixture.outputs["istft_phase"]
     magnitude = np.minimum(magnitude, v.config.max_magnitude)
     spectrum = np.concatenate([magnitude * np.cos(phase), magnitude * np.sin(phase)], axis=1)
-    return short_stft.inverse(
-        jnp.asarray(np.swapaxes(spectrum, 1, 2)), n_fft=v.config.n_fft, hop=v.config.hop
-    )
+    run = functools.partial(short_stft.inverse, n_fft=v.config.n_fft, hop=v.config.hop)
+    return jax.jit(run)(np.swapaxes(spectrum, 1, 2))
 
 
 FIXTURES = {"hift": run, "hift_full": run}
