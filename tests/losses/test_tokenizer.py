@@ -115,6 +115,8 @@ def test_padding_is_not_balanced():
     wanted = balance_loss(EVEN, mask, 3)
     got = balance_loss(changed(EVEN, (0, slice(6, None)), NAN), mask, 3)
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    alone, _ = balance_loss(EVEN[:, :6], WHOLE[:, :6], 3)
+    np.testing.assert_allclose(got[0], alone, rtol=1e-5)
 
 
 def test_one_dimension_has_nothing_to_be_independent_of():
