@@ -30,7 +30,7 @@ def get_config(
     large = size == "cosyvoice2" or depth > 8
     how = {"scan_layers": True, "remat": "dots" if large else "none", "compute": compute}
     model = TextSpeechLMConfig(**how) if size == "cosyvoice2" else family(depth, text_vocab, **how)
-    length, rows = (2048, 8) if large else (1024, 4)
+    length, rows = (2048, 8) if large else (512, 8)
     rate = (2e-4 if lora else 1e-4) if size == "cosyvoice2" else 1e-3 * 6 / depth
     return TrainConfig(
         stage="lm",

@@ -43,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
     from cosyjax.train import distributed
 
     distributed.start(args.coordinator, args.process, args.num_processes)
+    from cosyjax.infer.compute import enable_compilation_cache
     from cosyjax.train.loop import train
 
+    enable_compilation_cache()  # a run that goes on has compiled its steps before
     config = read_config_file(args.config)
     for assignment in args.assignments:
         config = override(config, assignment)

@@ -32,9 +32,9 @@ from cosyjax.train.state import make_init, make_optimizers
 from cosyjax.train.step import make_step
 from cosyjax.train.tasks.lm import LMTask
 
-ROW = 1024  # positions of a packed row
-ROWS = 4  # rows of a batch
-NUM_SEQUENCES = 80
+ROW = 512  # positions of a packed row: attention costs the square of it
+ROWS = 8  # rows of a batch
+NUM_SEQUENCES = 95
 NUM_CLIPS = 8
 CLIP_SECONDS = 4
 SMALL = TextSpeechLMConfig(6, 384, 6, 2, 64, 1024, text_vocab_size=4096, scan_layers=True)
