@@ -51,7 +51,7 @@ def assemble(
       InputError: two workdirs with one model, a model that nobody gives, models that do not fit
         each other, or no text tokenizer.
     """
-    found = load_bundle(base) if base is not None else None
+    found = load_bundle(base, _held(base)) if base is not None else None
     configs = {m: found.config.of(m) for m in found.params} if found else {}
     params = dict(found.params) if found else {}
     trained: dict[str, Path] = {}
@@ -78,6 +78,11 @@ def assemble(
 
 # A voice holds speech tokens and an embedding: other models of these two make it meaningless.
 _VOICED = {"speech_tokenizer", "speaker_encoder"}
+
+
+def _held(base: Path) -> list[str]:
+    """The models of a bundle, which a partial one has not all."""
+    return [module for module in MODULES if (base / f"{module}.safetensors").is_file()]
 
 
 def _check_complete(configs: dict[str, Any], partial: bool) -> None:

@@ -71,6 +71,16 @@ def test_a_partial_bundle_fits_the_sizes_of_what_it_has(given) -> None:
     assert made.config.flow.speaker_dim == made.config.speaker_encoder.embed_dim
 
 
+def test_a_partial_bundle_is_a_base_for_the_stages_that_it_lacks(given, tmp_path) -> None:
+    first = ["speech_tokenizer", "speaker_encoder"]
+    save_bundle(given(first, partial=True), tmp_path / "front")
+    rest = [module for module in MODULES if module not in first]
+    made = given(rest, base=tmp_path / "front")
+    assert made.config == given(MODULES).config and set(made.params) == set(MODULES)
+    with pytest.raises(InputError, match=r"flow \(stage 'flow'\)"):
+        given(rest[:1], base=tmp_path / "front")
+
+
 def test_two_runs_of_one_stage_are_refused(given) -> None:
     with pytest.raises(InputError, match="both train flow"):
         given(["flow", "flow"])
