@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parts", type=int, help="number of parts; by default one per 512 clips")
     parser.add_argument("--lang", help="language of clips whose manifest names none")
+    parser.add_argument(
+        "--text-key", help="manifest field that holds the transcript, such as phonemes"
+    )
     parser.add_argument("--process", type=int, default=0, help="number of this process, from 0")
     parser.add_argument("--num-processes", type=int, default=1, help="how many share the work")
     parser.add_argument(
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         process=args.process,
         num_processes=args.num_processes,
         lang=args.lang,
+        text_key=args.text_key,
     )
     if args.batch_seconds is not None and args.batch_seconds <= 0:
         raise InputError(f"--batch-seconds={args.batch_seconds:g} must be positive")

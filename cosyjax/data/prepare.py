@@ -51,6 +51,7 @@ class PrepareConfig:
     process: int = 0
     num_processes: int = 1
     lang: str | None = None  # of clips whose manifest names none; by default by their script
+    text_key: str | None = None  # what manifests call the transcript; by default a usual name
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -88,7 +89,7 @@ def make_plan(sources: Sequence[Path], out: Path, config: PrepareConfig) -> Plan
       InputError: see `discover`; `out` holds something else, or has another number of parts.
     """
     check_out(out)
-    listing = discover(sources, config.lang)
+    listing = discover(sources, config.lang, config.text_key)
     num_parts = _num_parts(out, config, len(listing.clips))
     dealt: dict[tuple[str, int], list[Clip]] = {}
     for index, clip in enumerate(listing.clips):

@@ -61,12 +61,15 @@ class Listing(NamedTuple):
     rejected: tuple[Rejection, ...]
 
 
-def discover(sources: Sequence[Path], lang: str | None = None) -> Listing:
+def discover(
+    sources: Sequence[Path], lang: str | None = None, text_key: str | None = None
+) -> Listing:
     """Lists the clips of one or more sources.
 
     Args:
       sources: manifests or folders.
       lang: the language of clips whose manifest has none; by default told from the script.
+      text_key: what manifests call the transcript; by default one of TEXT_KEYS.
 
     Raises:
       InputError: a source is missing, has no known layout, or holds no clip.
@@ -74,7 +77,7 @@ def discover(sources: Sequence[Path], lang: str | None = None) -> Listing:
     found: list[Clip | Rejection] = []
     for source in sources:
         before = len(found)
-        found += _list_one(Path(source))
+        found += _list_one(Path(source), (text_key,) if text_key else TEXT_KEYS)
         if len(found) == before:
             raise InputError(f"{source}: holds no clips; known layouts: {LAYOUTS}")
     clips = [
@@ -101,18 +104,18 @@ def guess_lang(text: str) -> str:
     return "en"
 
 
-def _list_one(source: Path) -> Iterable[Clip | Rejection]:
+def _list_one(source: Path, text_keys: Sequence[str]) -> Iterable[Clip | Rejection]:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; known layouts: {LAYOUTS}")
     if source.is_file():
         if source.suffix not in (".jsonl", ".tsv"):
             raise InputError(f"{source}: not a manifest; known layouts: {LAYOUTS}")
-        return _read_manifest(source)
+        return _read_manifest(source, text_keys)
     if (source / "metadata.csv").is_file() and (source / "wavs").is_dir():
         return _read_ljspeech(source)
     manifests = _manifests(source)
     if manifests:
-        return [row for manifest in manifests for row in _read_manifest(manifest)]
+        return [row for manifest in manifests for row in _read_manifest(manifest, text_keys)]
     return _read_folder(source)
 
 
@@ -125,14 +128,14 @@ def _manifests(folder: Path) -> list[Path]:
     return []
 
 
-def _read_manifest(path: Path) -> Iterator[Clip | Rejection]:
-    rows = _json_rows if path.suffix == ".jsonl" else _tsv_rows
-    for number, row in rows(path):
+def _read_manifest(path: Path, text_keys: Sequence[str]) -> Iterator[Clip | Rejection]:
+    rows = _json_rows(path) if path.suffix == ".jsonl" else _tsv_rows(path, text_keys)
+    for number, row in rows:
         place = f"{path}:{number}"
         if isinstance(row, str):
             yield Rejection(place, str(path), row)
             continue
-        audio, text = _first(row, PATH_KEYS), _first(row, TEXT_KEYS)
+        audio, text = _first(row, PATH_KEYS), _first(row, text_keys)
         if not isinstance(audio, str) or not audio:
             reason = f"the row names no file; one of {', '.join(PATH_KEYS)} is needed"
             yield Rejection(str(row.get("id") or place), str(path), reason)
@@ -161,13 +164,13 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield number, row if isinstance(row, dict) else "the line is not a JSON object"
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _tsv_rows(path: Path, text_keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     lines = _decoded(path).splitlines()
     names = lines[0].split("\t") if lines else []
-    if not set(names) & set(PATH_KEYS) or not set(names) & set(TEXT_KEYS):
+    if not set(names) & set(PATH_KEYS) or not set(names) & set(text_keys):
         raise InputError(
             f"{path}: the first line names the columns {names}; one of {', '.join(PATH_KEYS)} and "
-            f"one of {', '.join(TEXT_KEYS)} are needed"
+            f"one of {', '.join(text_keys)} are needed"
         )
     for number, line in enumerate(lines[1:], 2):
         values = line.split("\t")

@@ -85,24 +85,33 @@ def generator_turn(
     Returns:
       the loss and its terms, before weighting.
     """
-    (wav, f0), (generated_wav, generated_f0) = real, generated
-    judged, critique = judge_both(judge, wav, generated_wav)
-    metrics = {
+    loss, metrics = reconstruction(real, generated, config, f0_mask)
+    judged, critique = judge_both(judge, real[0], generated[0])
+    metrics |= {
         "loss_adversarial": generator_loss([g.score for g in critique]),
         "loss_feature": feature_loss([r.features for r in judged], [g.features for g in critique]),
-        "loss_mel": mel_loss(wav, generated_wav, config.mels),
-        "loss_f0": f0_loss(f0, generated_f0, f0_mask),
     }
-    loss = (
-        metrics["loss_adversarial"]
-        + config.feature_weight * metrics["loss_feature"]
-        + config.mel_weight * metrics["loss_mel"]
-        + config.f0_weight * metrics["loss_f0"]
-    )
+    loss = loss + metrics["loss_adversarial"] + config.feature_weight * metrics["loss_feature"]
     if config.relative_weight:
         scores = [g.score for g in critique], [r.score for r in judged]
         metrics["loss_relative"] = relativistic_loss(*scores, config.relative_limit)
         loss = loss + config.relative_weight * metrics["loss_relative"]
+    return loss, metrics
+
+
+def reconstruction(
+    real: tuple[jax.Array, jax.Array],
+    generated: tuple[jax.Array, jax.Array],
+    config: GanLossConfig,
+    f0_mask: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """The part of `generator_turn` that needs no discriminators: log-mel and pitch."""
+    (wav, f0), (generated_wav, generated_f0) = real, generated
+    metrics = {
+        "loss_mel": mel_loss(wav, generated_wav, config.mels),
+        "loss_f0": f0_loss(f0, generated_f0, f0_mask),
+    }
+    loss = config.mel_weight * metrics["loss_mel"] + config.f0_weight * metrics["loss_f0"]
     return loss, metrics
 
 

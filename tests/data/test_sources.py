@@ -90,6 +90,15 @@ def test_the_script_tells_the_language_where_nothing_else_does(tmp_path: Path):
     assert [clip.lang for clip in discover([manifest], "fr").clips] == ["fr", "de"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".tsv"])
+def test_another_field_of_a_manifest_can_be_the_transcript(tmp_path: Path, suffix: str):
+    rows = '{"path": "a.wav", "text": "read", "phonemes": "ɹˈɛd"}\n{"path": "b.wav", "text": "no"}'
+    if suffix == ".tsv":
+        rows = "path\ttext\tphonemes\na.wav\tread\tɹˈɛd\nb.wav\tno\t"
+    manifest = touch(tmp_path / f"m{suffix}", rows)
+    assert [clip.text for clip in discover([manifest], text_key="phonemes").clips] == ["ɹˈɛd", ""]
+
+
 @pytest.mark.parametrize("name", ["missing", "empty", "notes.txt"])
 def test_what_is_no_corpus_is_refused_with_the_known_layouts(tmp_path: Path, name: str):
     (tmp_path / "empty").mkdir()

@@ -36,3 +36,18 @@ def test_low_precision_products_have_gradients():
     grad = jax.jit(jax.grad(loss), static_argnums=1)
     wanted, got = grad(KERNEL, "float32"), grad(KERNEL, "bfloat16")
     assert float(jnp.max(jnp.abs(got - wanted)) / jnp.max(jnp.abs(wanted))) < 0.02
+
+
+@pytest.mark.parametrize("stride, padding", [((1, 2), (1, 2)), ((2, 3), (1, 2)), ((3, 1), (0, 0))])
+def test_strides_do_not_change_what_a_gradient_is(stride, padding):
+    """Finite differences of the sum that is written out, in the direction of the gradient."""
+    weights = np.asarray(jax.random.normal(jax.random.key(2), written_out(stride, padding).shape))
+    loss = lambda x, kernel: jnp.sum(weights * conv2d(x, kernel, stride=stride, padding=padding))
+    by_x, by_kernel = jax.jit(jax.grad(loss, argnums=(0, 1)))(X, KERNEL)
+    # Linear in either, so that the product with the gradient is the loss itself.
+    whole = float(np.sum(weights * written_out(stride, padding)))
+    assert float(jnp.sum(by_x * X)) == pytest.approx(whole, rel=1e-5)
+    assert float(jnp.sum(by_kernel * KERNEL)) == pytest.approx(whole, rel=1e-5)
+    one = jnp.zeros(X.shape).at[1, 3, 4, 2].set(1.0)
+    moved = jax.jit(loss)(X + one, KERNEL) - jax.jit(loss)(X, KERNEL)
+    assert float(by_x[1, 3, 4, 2]) == pytest.approx(float(moved), abs=1e-3)

@@ -120,3 +120,19 @@ def test_the_gradient_of_a_convolution_is_that_of_its_taps(compute):
     conv = functools.partial(product.conv1d, compute=compute)
     for got, wanted in zip(run(conv), run(taps), strict=True):
         assert np.max(np.abs(got - wanted)) < 5 * RELATIVE[compute] * np.std(wanted)
+
+
+@pytest.mark.parametrize("width, dilation", [(3, 1), (7, 3)])
+def test_the_gradient_of_a_convolution_by_tiles_is_that_of_its_taps(width, dilation):
+    num = product.TILED_FRAMES
+    x, kernel = normal(1, num + dilation * (width - 1), 32), normal(width, 32, 32)
+    g = normal(1, num, 32)
+    assert product.tiles_pay(*kernel.shape)
+    cut = lambda x, k: x[:, k * dilation : k * dilation + num]
+    taps = lambda x, kernel: sum(
+        jnp.einsum("btd,de->bte", cut(x, k), kernel[k], precision="highest") for k in range(width)
+    )
+    run = lambda f: jax.jit(lambda x, kernel: jax.vjp(f, x, kernel)[1](g))(x, kernel)
+    conv = functools.partial(product.conv1d, dilation=dilation)
+    for got, wanted in zip(run(conv), run(taps), strict=True):
+        assert np.max(np.abs(got - wanted)) < 1e-5 * np.std(wanted)

@@ -48,6 +48,7 @@ class VocoderTask:
     discriminators: DiscriminatorsConfig = DiscriminatorsConfig()
     losses: gan.GanLossConfig = gan.GanLossConfig()
     source: str = "predicted"  # pitch of the sine source in training; or that of the recording
+    adversarial: bool = True  # False: log-mel and pitch alone, a third of the time a step
     initial_f0_hz: float = 0.0  # scale of the first predictions; 0 leaves the official start
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class VocoderTask:
             raise InputError(f"initial_f0_hz={self.initial_f0_hz} must be at least 0")
 
     def init(self, key: jax.Array) -> Params:
-        """Draws both groups."""
+        """Draws the generator and, where it has them, its discriminators."""
         keys = jax.random.split(key)
         mel = jnp.zeros((1, 2, self.model.num_mels), jnp.float32)
         wav = jnp.zeros((1, self.discriminators.min_samples()), jnp.float32)
@@ -76,6 +77,8 @@ class VocoderTask:
             kernel = generator["f0_predictor"]["output"]["kernel"]
             scaled = kernel.replace_boxed(self.initial_f0_hz * kernel.unbox())
             generator["f0_predictor"]["output"]["kernel"] = scaled
+        if not self.adversarial:
+            return {GENERATOR: generator}
         judges = jax.jit(Discriminators(self.discriminators).init)(keys[1], wav)["params"]
         return {GENERATOR: generator, DISCRIMINATOR: judges}
 
@@ -85,10 +88,10 @@ class VocoderTask:
 
     def turns(self) -> tuple[Turn, ...]:
         """The discriminators first, as in the official code."""
-        return (
-            Turn(DISCRIMINATOR, self.discriminator_loss),
-            Turn(GENERATOR, self.generator_loss),
-        )
+        generator = Turn(GENERATOR, self.generator_loss)
+        if not self.adversarial:
+            return (generator,)
+        return Turn(DISCRIMINATOR, self.discriminator_loss), generator
 
     def discriminator_loss(
         self, params: Params, batch: Batch, key: jax.Array
@@ -104,6 +107,8 @@ class VocoderTask:
         """To be taken for a recording, to sound like this one, and to predict its pitch."""
         wav, f0 = batch["wav"], batch["f0"]
         generated = self.speak(params, wav, key, f0)
+        if not self.adversarial:
+            return gan.reconstruction((wav, f0), generated, self.losses)
         return gan.generator_turn(self._judge(params), (wav, f0), generated, self.losses)
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
@@ -141,9 +146,11 @@ class VocoderTask:
         """
         rows, samples = batch["wav"]
         frames = samples // self.model.samples_per_frame
-        judges = _judge_flops(self.discriminators, samples)
+        flops = 3.0 * _generator_flops(self.model, frames)
+        if self.adversarial:
+            flops = flops / 3.0 * 4.0 + 9.0 * _judge_flops(self.discriminators, samples)
         return Cost(
-            flops=rows * (4.0 * _generator_flops(self.model, frames) + 9.0 * judges),
+            flops=rows * flops,
             tokens=float(rows * frames),
             audio_s=rows * samples / self.model.sample_rate_hz,
         )

@@ -155,3 +155,17 @@ def test_the_official_sizes_cost_what_their_convolutions_do():
 def test_settings_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError):
         dataclasses.replace(TASK, **wrong)
+
+
+def test_without_judges_there_is_one_turn_and_spectrograms_alone_teach():
+    task = dataclasses.replace(TASK, adversarial=False)
+    params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
+    assert set(params) == {GENERATOR} and [turn.group for turn in task.turns()] == [GENERATOR]
+    loss = jax.jit(lambda params: task.turns()[0].loss(params, batch_of(), jax.random.key(1)))
+    found, metrics = loss(params)
+    weights = task.losses
+    wanted = weights.mel_weight * metrics["loss_mel"] + weights.f0_weight * metrics["loss_f0"]
+    assert float(found) == pytest.approx(float(wanted))
+    assert set(metrics) == {"loss_mel", "loss_f0"}
+    shapes = {"wav": (3, FRAMES * 480)}
+    assert task.cost(shapes).flops < TASK.cost(shapes).flops
