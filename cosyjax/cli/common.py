@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from cosyjax.errors import InputError
-
-BUNDLE_VARIABLE = "COSYJAX_BUNDLE"
+from cosyjax.infer import shipped
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Adds --bundle and --dtype."""
     parser.add_argument(
-        "--bundle", type=Path, help=f"bundle folder; by default the one in ${BUNDLE_VARIABLE}"
+        "--bundle",
+        help=f"bundle folder, or {shipped.NAME!r} for the model that comes with the package; by "
+        f"default ${shipped.VARIABLE}, else {shipped.NAME!r}",
     )
     parser.add_argument(
         "--dtype", help="float32, bfloat16 or auto: whichever is faster here (default)"
@@ -22,18 +22,8 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def bundle_folder(args: argparse.Namespace) -> Path:
-    """Returns the bundle asked for.
-
-    Raises:
-      InputError: none was named.
-    """
-    named = args.bundle or os.environ.get(BUNDLE_VARIABLE)
-    if not named:
-        raise InputError(
-            "no bundle: pass --bundle FOLDER or set "
-            f"{BUNDLE_VARIABLE}; `cosyjax convert SRC FOLDER` makes one from official weights"
-        )
-    return Path(named)
+    """Returns the bundle that is meant; see `shipped.find_bundle`."""
+    return shipped.find_bundle(args.bundle)
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--wavs", type=Path, metavar="DIR", help="judge DIR/ID.wav of any system")
     parser.add_argument(
         "--voices",
-        help="all (each sentence in each voice), rotate (each in one, in turn), own (each in its "
-        "speaker's), prompt (each in its prompt's), or names with commas; default prompt where "
-        "the list has prompts, else all",
+        help="all (each sentence in each voice of its language), rotate (each in one of them, in "
+        "turn), own (each in its speaker's), prompt (each in its prompt's), or names with commas; "
+        "default prompt where the list has prompts, else all",
     )
     parser.add_argument(
         "--asr",

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", help="what to say; - reads standard input")
     parser.add_argument("-f", "--file", type=Path, help="read the text from a UTF-8 file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="wav, flac, ogg or mp3")
-    parser.add_argument("-v", "--voice", help="name in the bundle, or a voice file")
+    parser.add_argument("-v", "--voice", help="name in the bundle, or a voice file; see `voices`")
     parser.add_argument("--prompt-wav", type=Path, help="speak in the voice of this recording")
     parser.add_argument("--prompt-text", default="", help="what is said in --prompt-wav")
     parser.add_argument("--mode", help="zero_shot, cross_lingual, instruct or sft")
@@ -82,9 +82,6 @@ def _voice(args: argparse.Namespace, tts):  # type: ignore[no-untyped-def]
                 "--prompt-wav without --prompt-text: give its transcript, or --mode cross_lingual"
             )
         return tts.clone(args.prompt_wav, args.prompt_text)
-    names = tts.voices()
-    if args.voice:
-        return args.voice
-    if not names:
+    if not args.voice and not tts.voices():
         raise InputError("the bundle has no voice; give --prompt-wav and --prompt-text")
-    return names[0]
+    return args.voice

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a line per voice: name, seconds of prompt, note."""
+    """Prints a line per voice: name, language, seconds of prompt, note."""
     folder = common.bundle_folder(args)
     from cosyjax import shapes
     from cosyjax.infer.bundle import load_bundle
@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> int:
         voice = bundle.voices[name]
         seconds = len(voice.speech_tokens) / shapes.TOKEN_RATE_HZ
         kind = f"{seconds:5.1f} s prompt" if voice.has_prompt else "embedding only"
-        print(f"{name:<20} {kind:<15} {_printable(voice.note or voice.prompt_text)}")
+        mark = " (default)" if name == bundle.default_voice else ""
+        said = _printable(voice.note or voice.prompt_text)
+        print(f"{name:<20} {voice.lang:<2} {kind:<15} {said}{mark}")
     if not bundle.voices:
         print("no voices; make one with `cosyjax clone`")
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.eval.judges import RATE_HZ
-from cosyjax.eval.lists import Item, read_wav
+from cosyjax.eval.lists import Item, read_wav, short_lang
 from cosyjax.eval.scores import cosine
 from cosyjax.infer import buckets
 from cosyjax.infer.synthesize import Synthesizer
@@ -32,9 +33,9 @@ def assign(
     Args:
       items: the sentences.
       tts: the bundle.
-      asked: "all" (each sentence in each voice), "rotate" (each in one, in turn), "own" (each in
-        that of its speaker), "prompt" (each in the voice of its prompt), or names with commas
-        between; None for "prompt" where the list has prompts, else "all".
+      asked: "all" (each sentence in each voice of its language), "rotate" (each in one of them, in
+        turn), "own" (each in that of its speaker), "prompt" (each in the voice of its prompt), or
+        names with commas between; None for "prompt" where the list has prompts, else "all".
 
     Returns:
       pairs: of sentence and voice; "" stands for the sentence's own prompt.
@@ -57,13 +58,22 @@ def assign(
             raise InputError(f"no speaker of the list is a voice of the bundle: {known}")
         return pairs, left_out
     names = known if asked in (ALL, ROTATE) else [name.strip() for name in asked.split(",")]
-    for name in names:
-        tts.voice(name)
+    langs = {name: tts.voice(name).lang for name in names}
     if not names:
         raise InputError("the bundle has no voice; clone one, or give a list with prompts")
+    if asked not in (ALL, ROTATE):
+        return [(item, name) for name in names for item in items], []
+    fitting = {item.lang: _fitting(langs, item.lang) for item in items}
     if asked == ROTATE:
-        return [(item, names[i % len(names)]) for i, item in enumerate(items)], []
-    return [(item, name) for name in names for item in items], []
+        turns: dict[str, Iterator[str]] = {k: itertools.cycle(v) for k, v in fitting.items()}
+        return [(item, next(turns[item.lang])) for item in items], []
+    return [(item, name) for name in names for item in items if name in fitting[item.lang]], []
+
+
+def _fitting(langs: dict[str, str], lang: str) -> list[str]:
+    """Voices of a language, or that say none; all of them where there is no such voice."""
+    own = [name for name, theirs in langs.items() if theirs in ("", short_lang(lang))]
+    return own or list(langs)
 
 
 class Likeness(NamedTuple):

@@ -63,6 +63,7 @@ class BundleConfig:
     min_tokens_per_text_token: float = 2.0  # speech tokens before which the LM may not end
     max_tokens_per_text_token: float = 20.0  # speech tokens after which it is stopped
     split_chinese_tokens: bool = False  # see text.tokenizer
+    default_voice: str = ""  # spoken with where none is named; "" for the first by name
     sample_rate_hz: int = shapes.SAMPLE_RATE_HZ
     format_version: int = FORMAT_VERSION
 
@@ -115,6 +116,13 @@ class Bundle:
                 f"the text tokenizer has {self.tokenizer.vocab_size} ids, the language model's "
                 f"text table {rows} rows; they are not of one model"
             )
+
+    @property
+    def default_voice(self) -> str:
+        """The voice where none is named; "" where there is none at all."""
+        names = sorted(self.voices)
+        wanted = self.config.default_voice
+        return wanted if wanted in names else next(iter(names), "")
 
 
 class VoiceFolder(Mapping[str, Voice]):
@@ -255,6 +263,7 @@ def save_bundle(
     *,
     force: bool = False,
     store: str = "float32",
+    card: str | None = None,
     tell: Tell = lambda line: None,
 ) -> None:
     """Writes a bundle folder that appears whole or not at all.
@@ -264,6 +273,7 @@ def save_bundle(
       path: the folder to make.
       force: replace a folder that is not empty.
       store: form of the parameters in the files, one of `storage.STORES`.
+      card: text of README.md; by default one that lists the models.
       tell: called with a line per file written.
 
     Raises:
@@ -280,7 +290,7 @@ def save_bundle(
             _save_module(bundle, module, storage.pack(arrays, store), folder, tell)
         _save_rest(bundle, folder)
         num_params = {m: sum(map(np.size, arrays.values())) for m, arrays in flat.items()}
-        card = model_card(
+        card = card or model_card(
             num_params,
             source=bundle.source,
             sample_rate_hz=bundle.config.sample_rate_hz,

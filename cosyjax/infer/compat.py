@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cosyjax.errors import InputError
-from cosyjax.infer import bundle, synthesize
+from cosyjax.infer import bundle, shipped, synthesize
 from cosyjax.infer import voice as voices
 from cosyjax.infer.voice import Voice
 
@@ -30,7 +30,7 @@ class CosyVoice2:
     def __init__(self, model_dir: Path | str, *, dtype: str | None = None) -> None:
         self.synthesizer = synthesize.load(model_dir, dtype=dtype)
         self.sample_rate = self.synthesizer.sample_rate_hz
-        self.model_dir = Path(model_dir)
+        self.model_dir = shipped.find_bundle(model_dir)
         self._registered: dict[str, Voice] = {}
 
     def list_available_spks(self) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import numpy as np
 
@@ -23,8 +21,8 @@ MIN_RATE_HZ = 16_000
 SILENCE_PEAK = 1e-3  # -60 dBFS
 
 
-def read_prompt(path: Path | str) -> tuple[np.ndarray, int]:
-    """Reads and checks a prompt recording.
+def read_prompt(source: audio.AudioSource) -> tuple[np.ndarray, int]:
+    """Reads and checks a prompt recording, given by its path or as the bytes of its file.
 
     Returns:
       wav: [N] float32, mean over channels.
@@ -33,7 +31,8 @@ def read_prompt(path: Path | str) -> tuple[np.ndarray, int]:
     Raises:
       InputError: not audio, a rate below 16 kHz, shorter than 0.5 s, longer than 30 s, or silent.
     """
-    wav, rate_hz = audio.read_raw(path)
+    wav, rate_hz = audio.read_raw(source)
+    path = "the recording" if isinstance(source, bytes) else source
     seconds = len(wav) / rate_hz
     if rate_hz < MIN_RATE_HZ:
         raise InputError(
@@ -95,13 +94,13 @@ def _bucketed(wav: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_voice(
-    stages: Stages, path: Path | str, transcript: str, *, name: str, note: str = ""
+    stages: Stages, source: audio.AudioSource, transcript: str, *, name: str, note: str = ""
 ) -> Voice:
     """Encodes a prompt recording once, for any number of syntheses.
 
     Args:
       stages: the models.
-      path: audio file.
+      source: path of an audio file, or its bytes.
       transcript: what is said in it, normalised as text is; "" gives a voice for cross-lingual
         use, where the LM sees no prompt.
       name: name of the voice.
@@ -110,7 +109,7 @@ def make_voice(
     Raises:
       InputError: see `read_prompt`.
     """
-    wav, rate_hz = read_prompt(path)
+    wav, rate_hz = read_prompt(source)
     wav_16k = resampled(wav, rate_hz, shapes.TOKENIZER_RATE_HZ)
     tokens = speech_tokens(stages, wav_16k)
     prompt_mel = mel_frames(resampled(wav, rate_hz, shapes.SAMPLE_RATE_HZ))

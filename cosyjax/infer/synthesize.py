@@ -1,7 +1,7 @@
 """`cosyjax.load(bundle)` and the object that speaks.
 
-tts = cosyjax.load("cosyvoice2-bundle")
-speech = tts.synthesize("Hello there.", voice="anna")
+tts = cosyjax.load()
+speech = tts.synthesize("Hello there.")
 speech.save("hello.wav")
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
-from cosyjax.infer import chunks, prompt, speak
+from cosyjax.infer import chunks, prompt, shipped, speak
 from cosyjax.infer.bundle import Bundle, load_bundle
 from cosyjax.infer.compute import ComputePlan, enable_compilation_cache, make_plan
 from cosyjax.infer.decode import SamplingConfig
@@ -66,11 +66,12 @@ class Speech:
         audio.write_audio(path, self.wav, self.sample_rate_hz)
 
 
-def load(bundle: Path | str, *, dtype: str | None = None) -> Synthesizer:
+def load(bundle: Path | str | None = None, *, dtype: str | None = None) -> Synthesizer:
     """Loads a bundle folder and makes it ready to speak.
 
     Args:
-      bundle: folder made by `cosyjax convert`.
+      bundle: folder made by `cosyjax convert` or `cosyjax bundle`, or "mini" for the model that
+        comes with the package; by default that of `$COSYJAX_BUNDLE`, else "mini".
       dtype: "float32" (the official numbers), "bfloat16" (bf16 operands in LM and flow, float32
         accumulation), or None for the faster of both on this machine.
 
@@ -79,7 +80,7 @@ def load(bundle: Path | str, *, dtype: str | None = None) -> Synthesizer:
     """
     plan = make_plan(dtype)
     enable_compilation_cache()
-    return Synthesizer(load_bundle(Path(bundle)), plan)
+    return Synthesizer(load_bundle(shipped.find_bundle(bundle)), plan)
 
 
 class Synthesizer:
@@ -102,14 +103,17 @@ class Synthesizer:
         """Names of the voices that lie in the bundle."""
         return sorted(self.bundle.voices)
 
-    def voice(self, name: str | Path | Voice) -> Voice:
-        """Finds a voice by name, or loads a voice file.
+    def voice(self, name: str | Path | Voice | None = None) -> Voice:
+        """Finds a voice by name, or loads a voice file; None is the bundle's default voice.
 
         Raises:
           InputError: neither a voice of the bundle nor a file, naming the nearest.
         """
         if isinstance(name, Voice):
             return name
+        name = name or self.bundle.default_voice
+        if not name:
+            raise InputError("the bundle has no voice; make one with `cosyjax clone`")
         if str(name) in self.bundle.voices:
             return self.bundle.voices[str(name)]
         if str(name).endswith(".safetensors"):
@@ -154,7 +158,7 @@ class Synthesizer:
         return pieces
 
     def conditions(
-        self, voice: str | Path | Voice, mode: str | None = None, instruct: str = ""
+        self, voice: str | Path | Voice | None = None, mode: str | None = None, instruct: str = ""
     ) -> speak.Conditions:
         """Resolves a voice and a mode to what the models see; see `speak.make_conditions`."""
         found = self.voice(voice)
@@ -215,7 +219,7 @@ class Synthesizer:
     def synthesize(
         self,
         text: str,
-        voice: str | Path | Voice,
+        voice: str | Path | Voice | None = None,
         *,
         mode: str | None = None,
         instruct: str = "",
@@ -230,7 +234,7 @@ class Synthesizer:
 
         Args:
           text: what to say; it is normalised and split into pieces.
-          voice: name in the bundle, path of a voice file, or a Voice.
+          voice: name in the bundle, path of a voice file, or a Voice; by default the bundle's own.
           mode: see `speak.make_conditions`; by default what the voice allows.
           instruct: an instruction in words, for mode "instruct".
           seed: the same seed gives the same audio.

@@ -35,6 +35,7 @@ class Voice:
     )
     prompt_text_tokens: tuple[int, ...] | None = None  # where only the ids are known
     note: str = ""  # origin and consent
+    lang: str = ""  # of the prompt, two letters; "" where nobody said
 
     def __post_init__(self) -> None:
         shapes.check(self.speaker_embedding, "D", "speaker_embedding")
@@ -61,6 +62,7 @@ def save_voice(voice: Voice, path: Path) -> None:
         "name": voice.name,
         "prompt_text": voice.prompt_text,
         "note": voice.note,
+        "lang": voice.lang,
     }
     if voice.prompt_text_tokens is not None:
         meta["prompt_text_tokens"] = json.dumps(list(voice.prompt_text_tokens))
@@ -84,6 +86,7 @@ def load_voice(path: Path) -> Voice:
         name=meta.get("name", path.stem),
         prompt_text=meta.get("prompt_text", ""),
         note=meta.get("note", ""),
+        lang=meta.get("lang", ""),
         prompt_text_tokens=None if ids is None else tuple(json.loads(ids)),
         **arrays,
     )

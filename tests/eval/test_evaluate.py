@@ -122,11 +122,10 @@ def test_the_table_and_progress_are_printed(corpus, capsys) -> None:
         (("--asr", "reader", "--recordings", "--json", "o.txt"), "allowed: .json"),
         (("--asr", "reader", "--recordings", "--limit", "0"), "limit=0"),
         (("--asr", "reader", "--recordings", "--speaker", "x"), "no speaker judge 'x'"),
-        (("--asr", "reader"), "no bundle"),
+        (("--asr", "reader", "--bundle", "gone"), "no bundle there"),
     ],
 )
 def test_a_request_that_cannot_be_met(corpus, capsys, monkeypatch, words, said) -> None:
-    monkeypatch.delenv("COSYJAX_BUNDLE", raising=False)
     monkeypatch.chdir(Path(__file__).parent)
     assert said in refused(capsys, "eval", "--sentences", corpus / "list.jsonl", *words)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -22,10 +23,13 @@ class Voices:
     def voices(self) -> list[str]:
         return ["anna", "bert"]
 
-    def voice(self, name: str) -> str:
+    def __init__(self, **langs: str) -> None:
+        self._langs = langs
+
+    def voice(self, name: str) -> types.SimpleNamespace:
         if name not in self.voices():
             raise InputError(f"no voice {name!r}")
-        return name
+        return types.SimpleNamespace(lang=self._langs.get(name, ""))
 
 
 def items(*speakers: str) -> list[Item]:
@@ -42,6 +46,18 @@ def test_all_voices_say_every_sentence_and_in_turn_one_says_each() -> None:
     ]
     pairs, _ = voices.assign(items("", "", ""), Voices(), "rotate")
     assert [v for _, v in pairs] == ["anna", "bert", "anna"]
+
+
+def test_a_voice_keeps_to_its_language() -> None:
+    bundle = Voices(anna="en", bert="zh")
+    pairs, _ = voices.assign(items("", ""), bundle, "all")
+    assert [v for _, v in pairs] == ["anna", "anna"]
+    mixed = [
+        item._replace(lang=lang) for item, lang in zip(items("", "", ""), ("zh-CN", "en", "fr"))
+    ]
+    assert [v for _, v in voices.assign(mixed, bundle, "rotate")[0]] == ["bert", "anna", "anna"]
+    assert len(voices.assign(mixed, bundle, "all")[0]) == 4, "French in both"
+    assert [v for _, v in voices.assign(mixed, bundle, "bert")[0]] == ["bert"] * 3
 
 
 def test_a_sentence_of_an_unknown_speaker_is_left_out_of_own_voices() -> None:
