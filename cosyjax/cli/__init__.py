@@ -20,6 +20,7 @@ VERBS = {
     "parity": "run golden files of the official modules through ours",
     "prepare": "recordings and transcripts to a data folder, and features by a bundle",
     "vocabulary": "learn a text tokenizer from transcripts",
+    "readings": "texts with their pronunciation to data on which a language model learns to spell",
     "train": "train a stage, or resume it",
     "curves": "draw the metrics of runs over each other",
     "bundle": "put trained stages together to a bundle",
