@@ -1,11 +1,14 @@
-"""The causal vocoder of cosyjax-mini, in two runs: by spectrograms alone, then against judges.
+"""The causal vocoder of cosyjax-mini, in three runs, each from the one before.
 
-cosyjax train --config configs/mini_vocoder.py:judges=false --workdir runs/mini/vocoder_mel \
+cosyjax train --config configs/mini_vocoder.py:run=mel --workdir runs/mini/vocoder_mel \
     --set data.sources="[{'path': 'data/mini'}]"
-cosyjax train --config configs/mini_vocoder.py --workdir runs/mini/vocoder \
+cosyjax train --config configs/mini_vocoder.py:run=pitch --workdir runs/mini/vocoder_pitch \
     --set data.sources="[{'path': 'data/mini'}]" --set init_from=runs/mini/vocoder_mel
+cosyjax train --config configs/mini_vocoder.py --workdir runs/mini/vocoder \
+    --set data.sources="[{'path': 'data/mini'}]" --set init_from=runs/mini/vocoder_pitch
 
-A step without judges takes 40 % of the time, and most of what there is to learn needs none.
+Most of what there is to learn needs no judges, and a step without them takes 40 % of the time. The
+pitch wants many more frames than the sound does, and costs next to nothing by itself.
 """
 
 from cosyjax.data.vocoder import VocoderData
@@ -29,8 +32,10 @@ MELS = (
 )
 
 
-def get_config(judges: bool = True) -> TrainConfig:
-    """1.4 M parameters."""
+def get_config(run: str = "judges") -> TrainConfig:
+    """1.4 M parameters; `run` is "mel", "pitch" or "judges"."""
+    num_steps = {"mel": 3_000, "pitch": 2_000, "judges": 4_000}[run]
+    judges, pitch = run == "judges", run == "pitch"
     model = HiFTConfig(base_channels=128, f0_channels=128, causal=True, lookahead=4)
     discriminators = DiscriminatorsConfig(
         MultiPeriodConfig(periods=(2, 3, 5, 7), channels=(8, 16, 32, 64)),
@@ -46,12 +51,13 @@ def get_config(judges: bool = True) -> TrainConfig:
         losses,
         source="recorded",
         adversarial=judges,
+        pitch_only=pitch,
         initial_f0_hz=100.0,
     )
     return TrainConfig(
         stage="vocoder",
         task=task,
-        data=VocoderData(batch_size=8, crop_frames=24),
+        data=VocoderData(batch_size=16 if pitch else 8, crop_frames=60 if pitch else 24),
         optimizer=OptimizerConfig(
             peak_lr=4e-4 if judges else 1e-3,
             final_lr=1e-4,
@@ -62,7 +68,7 @@ def get_config(judges: bool = True) -> TrainConfig:
             b2=0.99,
             clip_norm=5.0,
         ),
-        num_steps=4_000 if judges else 3_000,
+        num_steps=num_steps,
         eval_every=250,
         eval_batches=10,
         checkpoint_every=250,

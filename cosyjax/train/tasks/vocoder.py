@@ -49,6 +49,7 @@ class VocoderTask:
     losses: gan.GanLossConfig = gan.GanLossConfig()
     source: str = "predicted"  # pitch of the sine source in training; or that of the recording
     adversarial: bool = True  # False: log-mel and pitch alone, a third of the time a step
+    pitch_only: bool = False  # without judges: nothing but the pitch, a hundredth of the time
     initial_f0_hz: float = 0.0  # scale of the first predictions; 0 leaves the official start
 
     def __post_init__(self) -> None:
@@ -63,6 +64,8 @@ class VocoderTask:
             raise InputError(f"model.kernels={self.model.kernels!r}: training needs 'normed'")
         if self.source not in SOURCES:
             raise InputError(f"source={self.source!r}; allowed: {', '.join(SOURCES)}")
+        if self.pitch_only and self.adversarial:
+            raise InputError("pitch_only=True has no use for judges: set adversarial=False")
         if self.initial_f0_hz < 0:
             raise InputError(f"initial_f0_hz={self.initial_f0_hz} must be at least 0")
 
@@ -106,6 +109,9 @@ class VocoderTask:
     ) -> tuple[jax.Array, Metrics]:
         """To be taken for a recording, to sound like this one, and to predict its pitch."""
         wav, f0 = batch["wav"], batch["f0"]
+        if self.pitch_only:
+            found = gan.f0_loss(f0, self._generator(params)(mel_ops.mel_80(wav), method="f0"))
+            return self.losses.f0_weight * found, {"loss_f0": found}
         generated = self.speak(params, wav, key, f0)
         if not self.adversarial:
             return gan.reconstruction((wav, f0), generated, self.losses)
@@ -184,8 +190,7 @@ class VocoderTask:
         Returns:
           wav [B, N] and the predicted f0 [B, F].
         """
-        cfg, mel = self.model, mel_ops.mel_80(wav)
-        apply: Any = functools.partial(make_vocoder(cfg).apply, {"params": params[GENERATOR]})
+        cfg, mel, apply = self.model, mel_ops.mel_80(wav), self._generator(params)
         predicted = apply(mel, method="f0")
         recorded = self.source == "recorded" and f0 is not None
         noise = source_ops.frame_noise(
@@ -196,6 +201,9 @@ class VocoderTask:
         )
         excitation = apply(f0 if recorded else predicted, noise, method="source")
         return apply(mel, excitation, method="decode"), predicted
+
+    def _generator(self, params: Params) -> Any:
+        return functools.partial(make_vocoder(self.model).apply, {"params": params[GENERATOR]})
 
     def _judge(self, params: Params) -> gan.Judge:
         model, own = Discriminators(self.discriminators), params[DISCRIMINATOR]

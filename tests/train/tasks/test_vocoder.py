@@ -169,3 +169,14 @@ def test_without_judges_there_is_one_turn_and_spectrograms_alone_teach():
     assert set(metrics) == {"loss_mel", "loss_f0"}
     shapes = {"wav": (3, FRAMES * 480)}
     assert task.cost(shapes).flops < TASK.cost(shapes).flops
+
+
+def test_a_run_for_the_pitch_moves_nothing_else():
+    task = dataclasses.replace(TASK, adversarial=False, pitch_only=True)
+    params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(0)))
+    loss = lambda params: task.turns()[0].loss(params, batch_of(), jax.random.key(1))[0]
+    grads = jax.jit(jax.grad(loss))(params)[GENERATOR]
+    moved = {name for name, tree in grads.items() if any(jnp.any(x) for x in jax.tree.leaves(tree))}
+    assert moved == {"f0_predictor"}
+    with pytest.raises(InputError, match="judges"):
+        dataclasses.replace(TASK, pitch_only=True)
