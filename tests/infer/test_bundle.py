@@ -105,6 +105,17 @@ def test_a_voice_file_comes_back(bundle, untouched):
     np.testing.assert_array_equal(again.prompt_mel, voice.prompt_mel)
 
 
+def test_the_default_voice_is_the_one_that_is_named_or_else_the_first(bundle, tmp_path):
+    assert bundle.default_voice == "my/voice"
+    config = dataclasses.replace(bundle.config, default_voice="中文女")
+    named = dataclasses.replace(bundle, config=config, params={})
+    save_bundle(named, tmp_path / "out")
+    assert load_bundle(tmp_path / "out", modules=()).default_voice == "中文女"
+    left = {"my/voice": bundle.voices["my/voice"]}
+    assert dataclasses.replace(named, voices=left).default_voice == "my/voice"
+    assert dataclasses.replace(named, voices={}).default_voice == ""
+
+
 def test_an_official_folder_is_recognised(tmp_path):
     (tmp_path / "llm.pt").write_bytes(b"")
     with pytest.raises(InputError, match="official model folder: run `cosyjax convert"):
