@@ -7,6 +7,9 @@
 # WORK    folder for data, runs and the bundle (WORK/mini)
 # MORE    further folders of recordings in the form of CORPUS/train
 #
+# READINGS in the environment is a manifest (.jsonl or .jsonl.gz) of texts with their pronunciation
+# (text, phonemes): from it the language model learns to spell before it hears speech.
+#
 # Every step goes on where it was stopped, and one that is done takes seconds: after a stop, give the
 # same command again. With WHISPER (the folder of a CTranslate2 Whisper) set, the bundle is judged on
 # the held-out sentences at the end. Voices are cut from CORPUS/train; see voices.jsonl.
@@ -18,6 +21,8 @@ if [ $# -lt 2 ]; then
 fi
 home=$(cd "$(dirname "$0")/../.." && pwd)
 corpus=$(cd "$1" && pwd)
+READINGS=${READINGS:+$(realpath "$READINGS")}
+WHISPER=${WHISPER:+$(realpath "$WHISPER")}
 mkdir -p "$2"
 work=$(cd "$2" && pwd)
 shift 2
@@ -54,10 +59,19 @@ cosyjax bundle "$work/runs/tokenizer" "$work/runs/speaker" "$work/front" \
 cosyjax prepare "$work/data" "$work/data" --bundle "$work/front"
 
 # 3. What speaks. No stage here waits for another, so that several machines can share them.
-train lm mini_lm.py "$work/data"
+start=()
+if [ -n "${READINGS:-}" ]; then
+    [ -f "$work/readings/prepare.json" ] || cosyjax readings "$READINGS" "$work/readings" \
+        --letters "$work/letters" --phones "$work/phones"
+    train lm_readings mini_lm.py:readings=true "$work/readings"
+    start=(--set "init_from=$work/runs/lm_readings")
+fi
+train lm mini_lm.py "$work/data" "${start[@]}"
 train flow mini_flow.py "$work/data"
-train vocoder_mel mini_vocoder.py:judges=false "$work/data"
-train vocoder mini_vocoder.py "$work/data" --set "init_from=$work/runs/vocoder_mel"
+train vocoder_mel mini_vocoder.py:run=mel "$work/data"
+train vocoder_pitch mini_vocoder.py:run=pitch "$work/data" \
+    --set "init_from=$work/runs/vocoder_mel"
+train vocoder mini_vocoder.py "$work/data" --set "init_from=$work/runs/vocoder_pitch"
 
 # 4. The bundle, with its voices and its card.
 cosyjax bundle "$work/runs/lm" "$work/runs/flow" "$work/runs/vocoder" "$work/mini" \
