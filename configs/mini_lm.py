@@ -32,11 +32,12 @@ def get_config(
         rope_theta=1e4,
         mix_ratio=(10, 12),
         scan_layers=True,
+        attention="by_head",
         compute=compute,
     )
     return TrainConfig(
         stage="lm",
-        task=LMTask(model),
+        task=LMTask(model, loss_chunk=128),
         data=LMData(max_length=320, batch_size=12, ratio=model.mix_ratio),
         optimizer=OptimizerConfig(
             peak_lr=1.5e-3,

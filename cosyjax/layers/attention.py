@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from cosyjax.layers.basic import Dense
-from cosyjax.ops import product, rope
+from cosyjax.ops import attend, product, rope
+
+ATTENTIONS = ("whole", "by_head")
 
 
 class KVCache(struct.PyTreeNode):
@@ -62,6 +64,7 @@ class GroupedQueryAttention(nn.Module):
     rope_theta: float = 1e6
     compute: str = "float32"
     fused: bool = False
+    attention: str = "whole"
 
     def setup(self) -> None:
         widths = {"heads": self.num_heads * self.head_dim}
@@ -120,7 +123,9 @@ class GroupedQueryAttention(nn.Module):
         mask = (keys <= slots[..., None]) & (keys < (start + lengths)[:, None, None])
         if span.segment_ids is not None:
             mask &= span.segment_ids[:, :, None] == span.segment_ids[:, None, :]
-        return self.out(self._attend(q, k, v, mask)), cache
+        by_head = self.attention == "by_head" and cache is None
+        mixed = self._attend_by_head(q, k, v, mask) if by_head else self._attend(q, k, v, mask)
+        return self.out(mixed), cache
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """[B, T, D] -> queries [B, T, H, P], keys and values [B, T, K, P]."""
@@ -131,6 +136,16 @@ class GroupedQueryAttention(nn.Module):
             q, k, v = self.query(x), self.key(x), self.value(x)
         split = lambda a: a.reshape(*a.shape[:2], -1, self.head_dim)
         return split(q), split(k), split(v)
+
+    def _attend_by_head(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        """As `_attend`."""
+        batch, num, _, width = q.shape
+        share = lambda a: jnp.repeat(a, self.num_heads // self.num_kv_heads, axis=0)
+        q = _rows_first(q)
+        y = attend.attend_by_head(q, share(k.swapaxes(1, 2)), share(v), mask, compute=self.compute)
+        return y.reshape(batch, -1, num, width).swapaxes(1, 2).reshape(batch, num, -1)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
         """q [B, T, H, P], k [B*K, P, L], v [B*K, L, P], mask [B, T, L] -> [B, T, H * P]."""

@@ -13,8 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cosyjax.errors import InputError
-from cosyjax.layers.attention import GroupedQueryAttention, KVCache, Span
+from cosyjax.errors import InputError, nearest
+from cosyjax.layers.attention import ATTENTIONS, GroupedQueryAttention, KVCache, Span
 from cosyjax.layers.basic import Dense, RMSNorm
 from cosyjax.layers.remat import check_policy, remat
 
@@ -34,6 +34,7 @@ class TransformerConfig:
     compute: str = "float32"  # operand type of products, see ops.product
     fused: bool = False  # inference only: qkv in one kernel, gate and up in another
     scan_layers: bool = False  # parameters stacked over layers, blocks run by a scan
+    attention: str = "whole"  # or "by_head", without a cache: see `attend.attend_by_head`
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
 
     def __post_init__(self) -> None:
@@ -42,6 +43,8 @@ class TransformerConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads} and head_dim={self.head_dim} must be even"
             )
+        if self.attention not in ATTENTIONS:
+            raise InputError(f"attention={self.attention!r}; {nearest(self.attention, ATTENTIONS)}")
         check_policy(self.remat)
 
 
@@ -83,6 +86,7 @@ class Block(nn.Module):
             rope_theta=c.rope_theta,
             compute=c.compute,
             fused=c.fused,
+            attention=c.attention,
         )
         self.mlp_norm = RMSNorm(c.norm_epsilon)
         self.mlp = SwiGLU(c.mlp_dim, c.compute, c.fused)

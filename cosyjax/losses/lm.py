@@ -43,8 +43,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0)
     valid = targets != IGNORED
     at_target = _gather(logps, targets)
     others = smoothing / (logits.shape[-1] - 1)
-    entropy = _xlogx(1.0 - smoothing) + (smoothing * math.log(others) if smoothing else 0.0)
-    losses = entropy - (1.0 - smoothing) * at_target
+    losses = smoothed_entropy(smoothing, logits.shape[-1]) - (1.0 - smoothing) * at_target
     if smoothing:
         losses = losses - others * (jnp.sum(logps, axis=-1) - at_target)
     right = jnp.argmax(logits, axis=-1) == targets
@@ -59,5 +58,9 @@ def _gather(logps: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logps, index, axis=-1)[..., 0]
 
 
-def _xlogx(x: float) -> float:
-    return x * math.log(x) if x > 0.0 else 0.0
+def smoothed_entropy(smoothing: float, num_classes: int) -> float:
+    """Negative entropy in nats of a smoothed target; 0 without smoothing."""
+    if not smoothing:
+        return 0.0
+    kept = (1.0 - smoothing) * math.log(1.0 - smoothing) if smoothing < 1.0 else 0.0
+    return kept + smoothing * math.log(smoothing / (num_classes - 1))

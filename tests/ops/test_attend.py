@@ -39,3 +39,19 @@ def test_rounded_operands_have_the_gradients_of_float32_to_their_precision():
 
     for got, wanted in zip(gradients("bfloat16"), gradients("float32")):
         np.testing.assert_allclose(got, wanted, atol=0.03 * float(jnp.std(wanted)) + 0.03)
+
+
+def test_one_head_after_another_equals_all_at_once_and_so_do_the_gradients():
+    rows, heads, size, width = 2, 3, 7, 4
+    x = [jax.random.normal(jax.random.key(i), (rows, size, heads, width)) for i in range(4)]
+    mask = jnp.tril(jnp.ones((rows, size, size), bool)).at[1, 5:, :3].set(False)
+    flat = lambda x: x.swapaxes(1, 2).reshape(rows * heads, size, width)
+
+    def by_head(*x):
+        y = attend_module.attend_by_head(*map(flat, x), mask)
+        return y.reshape(rows, heads, size, width).swapaxes(1, 2)
+
+    whole = lambda *x: attend_module.attend(*x, mask)
+    run = lambda f: jax.jit(lambda *x: (f(*x[:3]), jax.vjp(f, *x[:3])[1](x[3])))(*x)
+    for got, wanted in zip(jax.tree.leaves(run(by_head)), jax.tree.leaves(run(whole)), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -7,6 +7,7 @@ bundle (`load`); with `lora.rank` the model is frozen and low-rank corrections t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cosyjax.errors import InputError
 from cosyjax.layers import stacking
 from cosyjax.layers.attention import Span
 from cosyjax.losses.lm import TokenLoss, cross_entropy
+from cosyjax.losses.lm_chunked import Head, chunked_cross_entropy
 from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
 from cosyjax.ops.interleave import Layout
@@ -43,6 +45,7 @@ class LMTask:
 
     model: TextSpeechLMConfig = TextSpeechLMConfig(scan_layers=True)
     smoothing: float = 0.0  # of the training targets; official: 0
+    loss_chunk: int = 0  # positions whose logits are held at a time; 0: all. For one device
     lora: LoRAConfig = LoRAConfig()  # rank 0: everything trains
     speech: str = ""  # bundle whose flow and vocoder speak the samples; "" for none
     voice: str = ""  # of that bundle; "" for its first
@@ -53,6 +56,8 @@ class LMTask:
             raise InputError("fused=True is a form for inference; training needs fused=False")
         if not 0.0 <= self.smoothing < 1.0:
             raise InputError(f"smoothing={self.smoothing} must lie in [0, 1)")
+        if self.loss_chunk < 0:
+            raise InputError(f"loss_chunk={self.loss_chunk} must be at least 0 positions")
         if self.num_samples < 0:
             raise InputError(f"num_samples={self.num_samples} must not be negative")
 
@@ -117,7 +122,12 @@ class LMTask:
     def exported(self) -> TextSpeechLMConfig:
         """The model's sizes, without how it trains."""
         return dataclasses.replace(
-            self.model, scan_layers=False, remat="none", compute="float32", row_compute="float32"
+            self.model,
+            scan_layers=False,
+            remat="none",
+            attention="whole",
+            compute="float32",
+            row_compute="float32",
         )
 
     def _merged(self, params: Params) -> dict[str, Any]:
@@ -128,13 +138,24 @@ class LMTask:
             tree = low_rank.attach(params[GROUP], params[LORA], self.lora.scale)
         else:
             tree = params[GROUP]
-        return score(self.model, tree, batch, smoothing)
+        return score(self.model, tree, batch, smoothing, self.loss_chunk)
 
 
-def score(model: TextSpeechLMConfig, tree: Any, batch: Batch, smoothing: float) -> TokenLoss:
-    """Cross entropy of packed sequences under unboxed parameters."""
+def score(
+    model: TextSpeechLMConfig, tree: Any, batch: Batch, smoothing: float, chunk: int = 0
+) -> TokenLoss:
+    """Cross entropy of packed sequences under unboxed parameters.
+
+    With `chunk`, see `losses.lm_chunked`, a low-rank correction of the head does not count.
+    """
     lengths = jnp.full(batch["ids"].shape[:1], batch["ids"].shape[1], jnp.int32)
     layout = Layout(batch["ids"], batch["kinds"], batch["targets"], lengths)
     span = Span(segment_ids=batch["segment_ids"], positions=batch["positions"])
-    logits: Any = TextSpeechLM(model).apply({"params": tree}, layout, span)
-    return cross_entropy(logits, batch["targets"], smoothing)
+    apply = functools.partial(TextSpeechLM(model).apply, {"params": tree}, layout, span)
+    if not chunk:
+        logits: Any = apply()
+        return cross_entropy(logits, batch["targets"], smoothing)
+    head = Head(tree["head"]["kernel"], tree["head"]["bias"])
+    hidden: Any = apply(method="hidden")
+    settings = {"smoothing": smoothing, "chunk": chunk, "compute": model.compute}
+    return chunked_cross_entropy(hidden, head, batch["targets"], **settings)

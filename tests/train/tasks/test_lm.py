@@ -132,3 +132,11 @@ def test_the_config_survives_a_round_trip():
     assert configs.from_dict(LMTask, configs.to_dict(task)) == task
     with pytest.raises(InputError, match="fused"):
         LMTask(TextSpeechLMConfig(fused=True))
+
+
+def test_attention_by_head_and_a_loss_by_chunks_change_no_gradient(params):
+    task = LMTask(dataclasses.replace(TINY, attention="by_head"), loss_chunk=8)
+    run = lambda task: jax.jit(jax.grad(lambda tree: task.loss(tree, PACKED, KEY)[0]))(params)
+    for got, wanted in zip(*(jax.tree.leaves(run(t)) for t in (task, LMTask(TINY))), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert task.exported == LMTask(TINY).exported
