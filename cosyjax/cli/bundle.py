@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 
@@ -32,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where LIST's paths begin; default LIST's folder",
     )
     parser.add_argument("--card", type=Path, help="text of the bundle's README.md")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how it speaks by default, e.g. sampling.top_k=10 or max_tokens_per_text_token=5",
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder")
 
 
@@ -40,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from cosyjax.eval.lists import read_recording
     from cosyjax.infer import shipped, voice_list
     from cosyjax.infer.bundle import save_bundle
+    from cosyjax.infer.bundle_config import generation
     from cosyjax.train.assemble import assemble
 
     rows = voice_list.read_voice_list(args.voices) if args.voices else []
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         which=args.which,
         partial=args.partial,
     )
+    bundle = dataclasses.replace(bundle, config=generation(bundle.config, args.set))
     if rows:
         root = args.recordings or args.voices.parent
         bundle = voice_list.add_voices(bundle, rows, root, read_recording)

@@ -29,71 +29,18 @@ from cosyjax import config as configs
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
 from cosyjax.infer import storage
-from cosyjax.infer.decode import SamplingConfig
+from cosyjax.infer.bundle_config import GENERATION_KEYS, BundleConfig
 from cosyjax.infer.model_card import model_card
 from cosyjax.infer.modules import MODULES, parameter_shapes
 from cosyjax.infer.voice import Voice, load_voice, save_voice
 from cosyjax.io import files
-from cosyjax.models.flow import FlowConfig
-from cosyjax.models.hift import HiFTConfig
-from cosyjax.models.speaker_encoder import SpeakerEncoderConfig
-from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
-from cosyjax.models.text_speech_lm import TextSpeechLMConfig
 from cosyjax.text.tokenizer import TextTokenizer, load_tokenizer
 
-FORMAT_VERSION = 1
 MODEL_TYPE = "cosyjax"
 MARKS = ("config.json",)  # a folder without it is no bundle, and `force` does not replace it
 Tell = Callable[[str], None]
-_GENERATION_KEYS = ("sampling", "min_tokens_per_text_token", "max_tokens_per_text_token")
 _HINTS = 5
 _SMALL_FILES_BYTES = 32 << 20  # tokenizer, card and lists
-
-
-@dataclasses.dataclass(frozen=True)
-class BundleConfig:
-    """Sizes of all models and the defaults of inference. The defaults are CosyVoice2-0.5B."""
-
-    lm: TextSpeechLMConfig = TextSpeechLMConfig()
-    flow: FlowConfig = FlowConfig()
-    vocoder: HiFTConfig = HiFTConfig()
-    speech_tokenizer: SpeechTokenizerConfig = SpeechTokenizerConfig()
-    speaker_encoder: SpeakerEncoderConfig = SpeakerEncoderConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    min_tokens_per_text_token: float = 2.0  # speech tokens before which the LM may not end
-    max_tokens_per_text_token: float = 20.0  # speech tokens after which it is stopped
-    split_chinese_tokens: bool = False  # see text.tokenizer
-    default_voice: str = ""  # spoken with where none is named; "" for the first by name
-    sample_rate_hz: int = shapes.SAMPLE_RATE_HZ
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.format_version <= FORMAT_VERSION:
-            raise InputError(
-                f"format_version={self.format_version}; this cosyjax reads 1 to {FORMAT_VERSION}: "
-                "update cosyjax"
-            )
-        if self.sample_rate_hz != self.vocoder.sample_rate_hz:
-            rates = f"sample_rate_hz={self.sample_rate_hz}, vocoder {self.vocoder.sample_rate_hz}"
-            raise InputError(f"{rates}: both are the rate of the audio")
-        codes = (self.lm.codebook_size, self.flow.vocab_size, self.speech_tokenizer.codebook_size)
-        _check_equal("speech codes", ("lm", "flow", "speech_tokenizer"), codes)
-        dims = (self.flow.speaker_dim, self.speaker_encoder.embed_dim)
-        _check_equal("speaker dimensions", ("flow", "speaker_encoder"), dims)
-        mels = (self.flow.estimator.num_mels, self.vocoder.num_mels)
-        _check_equal("mel bins", ("flow", "vocoder"), mels)
-        frame = (shapes.SAMPLES_PER_FRAME, self.vocoder.samples_per_frame)
-        _check_equal("samples per mel frame", ("flow", "vocoder"), frame)
-
-    def of(self, module: str) -> Any:
-        """The config of one of MODULES."""
-        return getattr(self, MODULES[module].field)
-
-
-def _check_equal(what: str, modules: tuple[str, ...], sizes: tuple[int, ...]) -> None:
-    if len(set(sizes)) > 1:
-        given = ", ".join(f"{module} {size}" for module, size in zip(modules, sizes, strict=True))
-        raise InputError(f"modules that do not fit each other: {what} differ: {given}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +268,7 @@ def _save_module(
 
 def _save_rest(bundle: Bundle, folder: Path) -> None:
     values = configs.to_dict(bundle.config)
-    generation = {key: values.pop(key) for key in _GENERATION_KEYS}
+    generation = {key: values.pop(key) for key in GENERATION_KEYS}
     architectures = [type(bundle.config.of(module)).__name__ for module in bundle.params]
     head = {
         "model_type": MODEL_TYPE,

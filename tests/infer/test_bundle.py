@@ -12,6 +12,7 @@ from cosyjax.convert import mapping
 from cosyjax.convert.official import read_official
 from cosyjax.errors import InputError
 from cosyjax.infer.bundle import Bundle, load_bundle, save_bundle
+from cosyjax.infer.bundle_config import BundleConfig, generation
 from cosyjax.infer.modules import MODULES
 from cosyjax.infer.voice import Voice, load_voice
 from cosyjax.io import files
@@ -194,3 +195,12 @@ def test_a_newer_format_is_refused(folder):
     (folder / "config.json").write_text(json.dumps(config | {"format_version": 99}))
     with pytest.raises(InputError, match="update cosyjax"):
         load_bundle(folder, modules=())
+
+
+def test_how_a_bundle_speaks_can_be_set_and_what_it_is_cannot():
+    config = generation(BundleConfig(), ["sampling.top_k=7", "max_tokens_per_text_token=4.0"])
+    assert (config.sampling.top_k, config.max_tokens_per_text_token) == (7, 4.0)
+    with pytest.raises(InputError, match="lm.num_layers.*cannot be set"):
+        generation(BundleConfig(), ["lm.num_layers=3"])
+    with pytest.raises(InputError, match="top_p"):
+        generation(BundleConfig(), ["sampling.top_q=0.5"])

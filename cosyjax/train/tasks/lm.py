@@ -157,5 +157,5 @@ def score(
         return cross_entropy(logits, batch["targets"], smoothing)
     head = Head(tree["head"]["kernel"], tree["head"]["bias"])
     hidden: Any = apply(method="hidden")
-    settings = {"smoothing": smoothing, "chunk": chunk, "compute": model.compute}
+    settings: dict[str, Any] = {"smoothing": smoothing, "chunk": chunk, "compute": model.compute}
     return chunked_cross_entropy(hidden, head, batch["targets"], **settings)
