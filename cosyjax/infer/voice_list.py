@@ -2,7 +2,10 @@
 
     {"name": "anna", "path": "anna.flac", "text": "What is said.", "lang": "en", "note": "..."}
 
-`path` is a recording or SHARD.tar/MEMBER, relative to a folder; `lang` and `note` may miss.
+`path` is a recording or SHARD.tar/MEMBER, relative to a folder; `lang`, `note` and `mode` may miss.
+`mode` says what is kept of the recording: "zero_shot" (everything), "cross_lingual" (not what is
+said in it) or "sft" (the embedding alone: a voice that the flow was trained on needs no more, and
+speaks sooner without a prompt).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from cosyjax.text import normalize
 # (FILE or SHARD.tar/MEMBER, FILE:LINE of the list for messages) -> bytes of an audio file.
 Read = Callable[[str, str], bytes]
 STAGES = {"speech_tokenizer": "speech_tokenizer", "speaker_encoder": "speaker_encoder"}
+KEPT = ("zero_shot", "cross_lingual", "sft")
 
 
 class Row(NamedTuple):
@@ -35,6 +39,7 @@ class Row(NamedTuple):
     text: str
     lang: str = ""
     note: str = ""
+    mode: str = KEPT[0]
 
 
 def read_voice_list(path: Path) -> list[Row]:
@@ -75,7 +80,10 @@ def _row(place: str, line: str) -> Row:
     for key in ("name", "path", "text"):
         if not values.get(key, "").strip():
             raise InputError(f"{place}: {key!r} is missing; name, path and text are needed")
-    return Row(place, **values)
+    row = Row(place, **values)
+    if row.mode not in KEPT:
+        raise InputError(f"{place}: mode={row.mode!r}; {nearest(row.mode, KEPT)}")
+    return row
 
 
 def add_voices(bundle: Bundle, rows: Sequence[Row], root: Path, read: Read) -> Bundle:
@@ -104,6 +112,14 @@ def add_voices(bundle: Bundle, rows: Sequence[Row], root: Path, read: Read) -> B
         except InputError as error:
             known = str(error).startswith(row.place)
             raise InputError(str(error) if known else f"{row.place}: {error}") from error
-        made[row.name] = dataclasses.replace(voice, lang=row.lang)
+        made[row.name] = _kept(dataclasses.replace(voice, lang=row.lang), row.mode)
     config = dataclasses.replace(bundle.config, default_voice=rows[0].name)
     return dataclasses.replace(bundle, config=config, voices=made)
+
+
+def _kept(voice: Voice, mode: str) -> Voice:
+    """A voice that can be used in `mode` and those that need less."""
+    if mode == "sft":
+        embedding = voice.speaker_embedding
+        return Voice(voice.name, embedding, note=voice.note, lang=voice.lang)
+    return voice if mode == "zero_shot" else dataclasses.replace(voice, prompt_text="")

@@ -76,6 +76,7 @@ train vocoder mini_vocoder.py "$work/data" --set "init_from=$work/runs/vocoder_p
 # 4. The bundle, with its voices and its card.
 cosyjax bundle "$work/runs/lm" "$work/runs/flow" "$work/runs/vocoder" "$work/mini" \
     --base "$work/front" --store int8 --card docs/model_card.md --force \
+    --set min_tokens_per_text_token=0.8 --set max_tokens_per_text_token=4.0 \
     --voices launch/mini/voices.jsonl --recordings "$corpus/train"
 echo "to ship it: rm -rf cosyjax/assets/mini && cp -r $work/mini cosyjax/assets/mini"
 

@@ -11,6 +11,7 @@ import pytest
 
 from cosyjax.cli import main
 from cosyjax.errors import InputError
+from cosyjax.infer import speak
 from cosyjax.infer.bundle import load_bundle
 from cosyjax.infer.voice_list import read_voice_list
 from tests.cli.test_bad_input import refused
@@ -113,3 +114,14 @@ def test_the_voices_of_the_shipped_model_are_listed() -> None:
     rows = read_voice_list(Path(__file__).parents[2] / "launch" / "mini" / "voices.jsonl")
     assert len(rows) >= 8 and rows[0].lang == "en"
     assert all(row.note and row.lang and "+" not in row.name for row in rows)
+
+
+def test_a_mode_says_what_is_kept_of_a_recording(voices, tiny_bundle, tiny_tts, tmp_path) -> None:
+    write(voices, ROWS[0] | {"mode": "sft"}, ROWS[1] | {"mode": "cross_lingual"})
+    assert main(words(voices, tiny_bundle, tmp_path / "out")) == 0
+    made = load_bundle(tmp_path / "out", modules=()).voices
+    assert not made["zoe"].has_prompt and made["zoe"].note == "Mine."
+    assert made["anna"].has_prompt and not made["anna"].prompt_text
+    assert [speak.default_mode(made[name]) for name in ("zoe", "anna")] == ["sft", "cross_lingual"]
+    with pytest.raises(InputError, match="mode='zero'.*zero_shot"):
+        read_voice_list(write(voices, ROWS[0] | {"mode": "zero"}))
