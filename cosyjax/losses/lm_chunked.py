@@ -8,7 +8,7 @@ same pass. For one device: the positions of all rows are sorted together.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,12 @@ class Head(NamedTuple):
 
     kernel: jax.Array  # [D, V]
     bias: jax.Array  # [V]
+
+
+class _Settings(NamedTuple):
+    smoothing: float
+    chunk: int
+    compute: str
 
 
 class Sums(NamedTuple):
@@ -59,42 +65,28 @@ def chunked_cross_entropy(
     rows = hidden.reshape(flat.size, -1)
     rows = jnp.take(rows, order, axis=0, mode="fill", fill_value=0.0)
     flat = jnp.take(flat, order, mode="fill", fill_value=IGNORED)
-    total, correct = _sums(smoothing, chunk, compute, rows, head, flat)
+    total, correct = _sums(_Settings(smoothing, chunk, compute), rows, head, flat)
     return TokenLoss(total, jnp.sum(flat != IGNORED, dtype=jnp.float32), correct)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(
-    smoothing: float,
-    chunk: int,
-    compute: str,
-    hidden: jax.Array,
-    head: Head,
-    targets: jax.Array,
+    settings: _Settings, hidden: jax.Array, head: Head, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """hidden [N, D], targets [N], those that count in front -> total, correct."""
-    found = _run(smoothing, chunk, compute, hidden, head, targets, with_gradient=False)
+    found = _run(settings, hidden, head, targets, with_gradient=False)
     return found.total, found.correct
 
 
 def _forward(
-    smoothing: float,
-    chunk: int,
-    compute: str,
-    hidden: jax.Array,
-    head: Head,
-    targets: jax.Array,
+    settings: _Settings, *given: Any
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, Head]]:
-    found = _run(smoothing, chunk, compute, hidden, head, targets, with_gradient=True)
+    found = _run(settings, *given, with_gradient=True)
     return (found.total, found.correct), (found.hidden, found.head)
 
 
 def _backward(
-    smoothing: float,
-    chunk: int,
-    compute: str,
-    kept: tuple[jax.Array, Head],
-    cotangents: tuple[jax.Array, jax.Array],
+    settings: _Settings, kept: tuple[jax.Array, Head], cotangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, Head, None]:
     hidden, head = jax.tree.map(lambda x: cotangents[0] * x, kept)
     return hidden, head, None
@@ -104,31 +96,25 @@ _sums.defvjp(_forward, _backward)
 
 
 def _run(
-    smoothing: float,
-    chunk: int,
-    compute: str,
-    hidden: jax.Array,
-    head: Head,
-    targets: jax.Array,
-    *,
-    with_gradient: bool,
+    settings: _Settings, hidden: jax.Array, head: Head, targets: jax.Array, *, with_gradient: bool
 ) -> Sums:
     """Goes through the chunks that hold targets."""
+    chunk = settings.chunk
+    product_of = functools.partial(product.einsum, compute=settings.compute)
 
     def step(index: jax.Array, sums: Sums) -> Sums:
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, index * chunk, chunk)
         x, wanted = cut(hidden), cut(targets)
-        logits = product.einsum("nd,dv->nv", x, head.kernel, compute=compute) + head.bias
-        total, correct, slope = _score(logits, wanted, smoothing)
+        logits = product_of("nd,dv->nv", x, head.kernel) + head.bias
+        total, correct, slope = _score(logits, wanted, settings.smoothing)
         sums = sums._replace(total=sums.total + total, correct=sums.correct + correct)
         if not with_gradient:
             return sums
-        by_x = product.einsum("nv,dv->nd", slope, head.kernel, compute=compute)
-        by_kernel = product.einsum("nd,nv->dv", x, slope, compute=compute)
-        by_bias = jnp.sum(slope, axis=0)
+        by_x = product_of("nv,dv->nd", slope, head.kernel)
+        by_kernel = product_of("nd,nv->dv", x, slope)
         return sums._replace(
             hidden=jax.lax.dynamic_update_slice_in_dim(sums.hidden, by_x, index * chunk, 0),
-            head=Head(sums.head.kernel + by_kernel, sums.head.bias + by_bias),
+            head=Head(sums.head.kernel + by_kernel, sums.head.bias + jnp.sum(slope, axis=0)),
         )
 
     num_chunks = -(-jnp.sum(targets != IGNORED) // chunk)
