@@ -168,8 +168,7 @@ def test_a_judge_of_ones_own_is_registered_by_name() -> None:
         judges.register(table, "a:b", lambda model: model)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("COSYJAX_JUDGE_ASR" not in os.environ, reason="names no Whisper folder")
+@pytest.mark.judge
 def test_the_real_recognizer_reads_a_recording() -> None:
     from cosyjax.io.audio import read_audio
 

@@ -144,10 +144,7 @@ class LMTask:
 def score(
     model: TextSpeechLMConfig, tree: Any, batch: Batch, smoothing: float, chunk: int = 0
 ) -> TokenLoss:
-    """Cross entropy of packed sequences under unboxed parameters.
-
-    With `chunk`, see `losses.lm_chunked`, a low-rank correction of the head does not count.
-    """
+    """Cross entropy of packed sequences under unboxed parameters; `chunk`: `losses.lm_chunked`."""
     lengths = jnp.full(batch["ids"].shape[:1], batch["ids"].shape[1], jnp.int32)
     layout = Layout(batch["ids"], batch["kinds"], batch["targets"], lengths)
     span = Span(segment_ids=batch["segment_ids"], positions=batch["positions"])
