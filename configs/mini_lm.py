@@ -37,7 +37,7 @@ def get_config(
     )
     return TrainConfig(
         stage="lm",
-        task=LMTask(model, loss_chunk=128),
+        task=LMTask(model, loss_chunk=128, speech_dropout=0.0 if readings else 0.2),
         data=LMData(max_length=320, batch_size=12, ratio=model.mix_ratio),
         optimizer=OptimizerConfig(
             peak_lr=1.5e-3,

@@ -22,7 +22,7 @@ from cosyjax.losses.lm import TokenLoss, cross_entropy
 from cosyjax.losses.lm_chunked import Head, chunked_cross_entropy
 from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
-from cosyjax.ops.interleave import Layout
+from cosyjax.ops.interleave import SPEECH, Layout
 from cosyjax.shapes import TOKEN_RATE_HZ
 from cosyjax.train import init as starts
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
@@ -45,6 +45,9 @@ class LMTask:
 
     model: TextSpeechLMConfig = TextSpeechLMConfig(scan_layers=True)
     smoothing: float = 0.0  # of the training targets; official: 0
+    # Share of the input speech tokens that are replaced by random ones in training, so that the
+    # model has to look at the text (word dropout, Bowman et al., arXiv 1511.06349). Official: none.
+    speech_dropout: float = 0.0
     loss_chunk: int = 0  # positions whose logits are held at a time; 0: all. For one device
     lora: LoRAConfig = LoRAConfig()  # rank 0: everything trains
     speech: str = ""  # bundle whose flow and vocoder speak the samples; "" for none
@@ -56,6 +59,8 @@ class LMTask:
             raise InputError("fused=True is a form for inference; training needs fused=False")
         if not 0.0 <= self.smoothing < 1.0:
             raise InputError(f"smoothing={self.smoothing} must lie in [0, 1)")
+        if not 0.0 <= self.speech_dropout < 1.0:
+            raise InputError(f"speech_dropout={self.speech_dropout} must lie in [0, 1)")
         if self.loss_chunk < 0:
             raise InputError(f"loss_chunk={self.loss_chunk} must be at least 0 positions")
         if self.num_samples < 0:
@@ -85,6 +90,8 @@ class LMTask:
 
     def loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Mean over the positions with a target; "weight" is how many there are."""
+        if self.speech_dropout:
+            batch = corrupt_speech(batch, key, self.speech_dropout, self.model.codebook_size)
         found = self._score(params, batch, self.smoothing)
         return found.mean, {"weight": found.num_targets, "accuracy": found.accuracy}
 
@@ -139,6 +146,15 @@ class LMTask:
         else:
             tree = params[GROUP]
         return score(self.model, tree, batch, smoothing, self.loss_chunk)
+
+
+def corrupt_speech(batch: Batch, key: jax.Array, share: float, codebook_size: int) -> Batch:
+    """Replaces a random `share` of the input speech tokens by random ones; targets stay."""
+    chosen, drawn = jax.random.split(key)
+    ids = jnp.asarray(batch["ids"])
+    hit = (batch["kinds"] == SPEECH) & jax.random.bernoulli(chosen, share, ids.shape)
+    others = jax.random.randint(drawn, ids.shape, 0, codebook_size, ids.dtype)
+    return {**batch, "ids": jnp.where(hit, others, ids)}
 
 
 def score(

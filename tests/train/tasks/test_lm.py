@@ -11,7 +11,8 @@ from cosyjax.errors import InputError
 from cosyjax.infer.modules import parameter_shapes
 from cosyjax.layers import stacking
 from cosyjax.models.text_speech_lm import TextSpeechLMConfig
-from cosyjax.train.tasks.lm import GROUP, LMTask
+from cosyjax.ops.interleave import SPEECH
+from cosyjax.train.tasks.lm import GROUP, LMTask, corrupt_speech
 from tests.products import matrix_products
 from tests.train.tasks.tiny_lm import TINY, draw, fit, pack, sequence
 
@@ -79,6 +80,24 @@ def test_logits_of_unlearned_positions_do_not_move_the_loss(params):
 def test_one_batch_over_fits(params):
     _, losses = fit(TASK, params, PACKED, 0.02, 150)
     assert losses[0] > 3.0 and losses[-1] < 0.05
+
+
+def test_speech_dropout_changes_a_share_of_the_speech_and_nothing_else():
+    batch = corrupt_speech(PACKED, KEY, 0.5, TINY.codebook_size)
+    speech, changed = PACKED["kinds"] == SPEECH, np.asarray(batch["ids"] != PACKED["ids"])
+    assert not changed[~speech].any()
+    assert 0.2 < changed[speech].mean() < 0.8
+    assert int(np.max(batch["ids"][speech])) < TINY.codebook_size
+    assert all(batch[name] is PACKED[name] for name in PACKED if name != "ids")
+
+
+def test_speech_dropout_is_for_training_alone(params):
+    task = LMTask(TINY, speech_dropout=0.5)
+    assert float(task.loss(params, PACKED, KEY)[0]) != float(TASK.loss(params, PACKED, KEY)[0])
+    held_out = task.evaluate(params, PACKED, KEY), TASK.evaluate(params, PACKED, KEY)
+    assert float(held_out[0]["loss"]) == float(held_out[1]["loss"])
+    with pytest.raises(InputError, match=r"\[0, 1\)"):
+        LMTask(TINY, speech_dropout=1.0)
 
 
 def test_held_out_metrics_have_no_smoothing(params):
