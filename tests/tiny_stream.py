@@ -8,7 +8,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.infer import acoustic_stream, voice_state
