@@ -118,6 +118,25 @@ def reach(models: AcousticModels, num_tokens: int) -> int:
     return whole if left < 0 else min(whole, left * models.mask_chunk)
 
 
+def check_room(models: AcousticModels, max_tokens: int, num_tokens: int) -> None:
+    """Makes sure that a stream is not longer than what its state remembers.
+
+    Args:
+      models: flow and vocoder.
+      max_tokens: that the state was made for.
+      num_tokens: of the prompt and of all that will be said, at most.
+
+    Raises:
+      InputError: in exact mode, where frames forgotten would be missed.
+    """
+    needed = reach(models, num_tokens)
+    if needed > max_tokens:
+        raise InputError(
+            f"prompt and speech take up to {num_tokens} tokens; this stream remembers {max_tokens}: "
+            f"make it for {needed}, or bound what it sees with left_context"
+        )
+
+
 def state_bytes(state: Any) -> int:
     """Bytes of the arrays of a state, or of what `jax.eval_shape` says of it."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

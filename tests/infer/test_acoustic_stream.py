@@ -8,7 +8,14 @@ import pytest
 
 from cosyjax.errors import InputError
 from cosyjax.infer import acoustic_state, acoustic_stream
-from cosyjax.infer.acoustic_state import bounded, check_memory, init_acoustic, reach, state_bytes
+from cosyjax.infer.acoustic_state import (
+    bounded,
+    check_memory,
+    check_room,
+    init_acoustic,
+    reach,
+    state_bytes,
+)
 from tests.tiny_stream import AHEAD, RATE, Stream, assert_same, speaker, tokens, voice, whole
 
 KEYS = jax.random.split(jax.random.key(3), 4)
@@ -105,6 +112,14 @@ def test_the_memory_of_a_bounded_stream_does_not_grow_with_its_length() -> None:
 def test_a_state_beyond_the_memory_allowed_is_refused() -> None:
     with pytest.raises(InputError, match="4 streams that reach 500 tokens back need .* MB"):
         check_memory(speaker()[0], 4, 500, 1000, None)
+
+
+def test_a_stream_that_would_forget_what_it_may_see_is_refused() -> None:
+    models, _ = speaker()
+    with pytest.raises(InputError, match="up to 101 tokens; this stream remembers 100: .* 105"):
+        check_room(models, 100, 101)
+    check_room(models, 100, 100)
+    check_room(bounded(models, 2), 10, 10**6)
 
 
 def test_a_chunk_that_is_no_multiple_of_the_masks_is_refused() -> None:
