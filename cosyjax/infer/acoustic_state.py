@@ -132,8 +132,8 @@ def check_room(models: AcousticModels, max_tokens: int, num_tokens: int) -> None
     needed = reach(models, num_tokens)
     if needed > max_tokens:
         raise InputError(
-            f"prompt and speech take up to {num_tokens} tokens; this stream remembers {max_tokens}: "
-            f"make it for {needed}, or bound what it sees with left_context"
+            f"prompt and speech take up to {num_tokens} tokens; this stream remembers "
+            f"{max_tokens}: make it for {needed}, or bound what it sees with left_context"
         )
 
 
@@ -183,8 +183,8 @@ def _fit(tree: Any, num_frames: int) -> Any:
         pad[-3] = (max(room, 0), 0)
         return jnp.pad(x, pad)[..., max(-room, 0) :, :, :]
 
-    fit = lambda x: x.replace(key=cut(x.key), value=cut(x.value)) if is_cache(x) else x
     is_cache = lambda node: isinstance(node, ChunkCache)
+    fit = lambda x: x.replace(key=cut(x.key), value=cut(x.value)) if is_cache(x) else x
     return jax.tree.map(fit, tree, is_leaf=is_cache)
 
 

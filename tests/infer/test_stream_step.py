@@ -35,6 +35,7 @@ SCHEDULE = StreamConfig(5, 5)
 KEYS = jax.random.split(jax.random.key(8), 3)
 TEXTS = [np.array(ids, np.int32) for ids in ([3, 9, 4, 22, 7], [8, 1], [5, 17, 2])]
 MAX_TOKENS, LM_LENGTH, ROOM = 32, 66, 60
+BATCH = 4  # programs of tests/infer/test_acoustic_stream.py serve here too
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def talker() -> Speaker:
     return Speaker(Stage(TextSpeechLM(LM), params), models, acoustic, SAMPLING)
 
 
-def begin(talker: Speaker, batch: int) -> stream_step.StreamState:
+def begin(talker: Speaker, batch: int = BATCH) -> stream_step.StreamState:
     window = SCHEDULE.window(talker.models)
     sizes = Sizes(batch, reach(talker.models, ROOM), MAX_TOKENS, LM_LENGTH, window)
     return stream_step.init_stream_state(talker, sizes)
@@ -111,8 +112,8 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def listener(talker: Speaker) -> Listener:
-    """Two rows: one whose text comes in two pieces; one abandoned, whose place another takes."""
-    ear = Listener(talker, 2)
+    """Two of four rows: one whose text comes in pieces, one in the place of one abandoned."""
+    ear = Listener(talker, BATCH)
     ear.join(0, arrive(talker, 12, 0, final=False))
     ear.join(1, arrive(talker, 0, 2))
     ear.step()
@@ -143,10 +144,10 @@ def test_pieces_of_text_share_one_stream_without_a_seam(talker, listener) -> Non
 
 
 def test_the_lm_draws_no_more_than_the_chunk_needs(talker) -> None:
-    state = begin(talker, 2)
+    state = begin(talker)
     state = stream_step.join_row(state, 0, arrive(talker, 0, 0))
     _, _, state = stream_step.stream_step(talker, state, 5)
-    assert np.asarray(state.lm.num_tokens).tolist() == [5 + talker.models.lookahead, 0]
+    assert np.asarray(state.lm.num_tokens).tolist() == [5 + talker.models.lookahead, 0, 0, 0]
 
 
 @pytest.mark.slow
@@ -173,7 +174,7 @@ def test_sizes_that_the_mask_does_not_allow_are_named(talker) -> None:
     with pytest.raises(InputError, match="first_chunk <= chunk"):
         StreamConfig(10, 5)
     with pytest.raises(InputError, match="chunk=50; this state takes at most"):
-        stream_step.stream_step(talker, begin(talker, 1), 50)
+        stream_step.stream_step(talker, begin(talker), 50)
 
 
 def test_a_text_that_does_not_fit_the_stream_is_refused(talker) -> None:
