@@ -99,3 +99,75 @@ def speak_chunk(
         method="step",
     )
     return spoken
+
+
+def speak_rows(
+    model: CausalHiFT,
+    params: Any,
+    mel: jax.Array,
+    state: VocoderState,
+    *,
+    keys: jax.Array,
+    num_frames: jax.Array,
+    last: jax.Array,
+) -> tuple[jax.Array, jax.Array, VocoderState]:
+    """Speaks rows of which each begins, rests and ends on its own.
+
+    Args:
+      model: the causal vocoder, folded.
+      params: its parameters.
+      mel: [B, C, 80] log-mel.
+      state: from `init_stream` or the chunk before.
+      keys: [B], of the noise.
+      num_frames: [B] int32, the frames that each row hears.
+      last: [B] bool, the row ends with them, so the frames held back are spoken too. They cost
+        work only where a row ends.
+
+    Returns:
+      wav [B, (C + lookahead) * 480]: what a row says, from its first sample on, then zeros;
+      [B] int32, how many samples those are; and the state.
+    """
+    ahead, rate = model.config.lookahead, model.config.samples_per_frame
+    wav, count, state = _speak_known(model, params, mel, state, keys=keys, num_frames=num_frames)
+    wav = jnp.pad(wav, ((0, 0), (0, ahead * rate)))
+    if ahead == 0:
+        return wav, count * rate, state
+
+    def flush(state: VocoderState) -> tuple[jax.Array, jax.Array, VocoderState]:
+        beyond = jnp.zeros((mel.shape[0], ahead, mel.shape[2]), mel.dtype)
+        counts = jnp.where(last, ahead, 0)
+        return _speak_known(model, params, beyond, state, keys=keys, num_frames=counts)
+
+    def rest(state: VocoderState) -> tuple[jax.Array, jax.Array, VocoderState]:
+        silent = jnp.zeros((mel.shape[0], ahead * rate), jnp.float32)
+        return silent, jnp.zeros_like(count), state
+
+    tail, more, state = jax.lax.cond(jnp.any(last), flush, rest, state)
+    put = lambda row, end, at: jax.lax.dynamic_update_slice_in_dim(row, end, at, 0)
+    return jax.vmap(put)(wav, tail, count * rate), (count + more) * rate, state
+
+
+def _speak_known(
+    model: CausalHiFT,
+    params: Any,
+    mel: jax.Array,
+    state: VocoderState,
+    *,
+    keys: jax.Array,
+    num_frames: jax.Array,
+) -> tuple[jax.Array, jax.Array, VocoderState]:
+    """As `speak_rows` in frames, without ends: the silence before each start is cut off."""
+    silent = jnp.clip(model.config.lookahead - state.position, 0, num_frames)
+    wav, state = speak_chunk(model, params, mel, state, key=keys, num_frames=num_frames)
+    return (
+        shift_left(wav, silent * model.config.samples_per_frame),
+        num_frames - silent,
+        state,
+    )
+
+
+def shift_left(x: jax.Array, num: jax.Array) -> jax.Array:
+    """Drops the first `num` [B] entries of each row of [B, T, ...] and puts zeros at its end."""
+    padded = jnp.concatenate([x, jnp.zeros_like(x)], axis=1)
+    cut = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, x.shape[1])
+    return jax.vmap(cut)(padded, num)
