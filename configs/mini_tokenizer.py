@@ -9,6 +9,7 @@ hours the pronunciation, where a corpus has it, is the target that says what was
 
 from cosyjax.data.tokenizer import TokenizerData
 from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.mel_probe import MelProbeConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 from cosyjax.train.config import OptimizerConfig, TrainConfig
 from cosyjax.train.tasks.tokenizer import TokenizerTask
@@ -16,8 +17,14 @@ from cosyjax.train.tasks.tokenizer import TokenizerTask
 NUM_PHONES = 512  # ids of the vocabulary learnt from pronunciations
 
 
-def get_config(quantizer: str = "fsq", compute: str = "bfloat16") -> TrainConfig:
-    """4 M parameters that stay and 4 M that only teach."""
+def get_config(
+    quantizer: str = "fsq", probe: bool = False, compute: str = "bfloat16"
+) -> TrainConfig:
+    """4 M parameters that stay and 4 M that only teach.
+
+    `quantizer=vq` and `quantizer=none` are the paper's baselines; `probe=true` measures the sound
+    that the codes keep.
+    """
     width = {"embed_dim": 256, "num_heads": 4, "mlp_dim": 1024, "fsmn_width": 15}
     head = ASRHeadConfig(
         **width,
@@ -41,7 +48,12 @@ def get_config(quantizer: str = "fsq", compute: str = "bfloat16") -> TrainConfig
     fsq = quantizer == "fsq"
     return TrainConfig(
         stage="tokenizer",
-        task=TokenizerTask(model, balance_weight=0.1 if fsq else 0.0, dither=0.3 if fsq else 0.0),
+        task=TokenizerTask(
+            model,
+            balance_weight=0.1 if fsq else 0.0,
+            dither=0.3 if fsq else 0.0,
+            probe=MelProbeConfig(compute=compute) if probe else None,
+        ),
         data=TokenizerData(
             batch_size=5, buckets_s=(3.0, 5.0, 8.0, 12.0), row_multiple=1, text_per_s=20.0
         ),

@@ -10,6 +10,7 @@ an official bundle (its tokenizer/).
 
 from cosyjax.data.tokenizer import TokenizerData
 from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.mel_probe import MelProbeConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
 from cosyjax.train.config import OptimizerConfig, TrainConfig
 from cosyjax.train.tasks.tokenizer import TokenizerTask
@@ -22,6 +23,7 @@ def get_config(
     num_levels: int = 3,
     text_vocab: int = 2048,  # ids of the text tokenizer, for "small"
     ctc: bool = True,  # for "small": a second loss, see `ASRHeadConfig.ctc`
+    probe: bool = False,  # measure the sound that the codes keep, see `models.mel_probe`
     compute: str = "bfloat16",
 ) -> TrainConfig:
     """8 M parameters for hours of speech, or the released size for thousands."""
@@ -49,7 +51,12 @@ def get_config(
     dither = 0.3 if small and quantizer == "fsq" else 0.0
     return TrainConfig(
         stage="tokenizer",
-        task=TokenizerTask(model, balance_weight=balance, dither=dither),
+        task=TokenizerTask(
+            model,
+            balance_weight=balance,
+            dither=dither,
+            probe=MelProbeConfig(compute=compute) if probe else None,
+        ),
         data=TokenizerData(
             batch_size=5 if small else 16,  # rows of the longest bucket: 60 s, 480 s
             buckets_s=(3.0, 5.0, 8.0, 12.0) if small else (4.0, 6.0, 8.0, 12.0, 16.0, 30.0),

@@ -11,6 +11,8 @@ import optax
 from cosyjax.errors import InputError
 from cosyjax.ops import product
 
+DB_PER_UNIT = 40.0  # of the log-mel of Whisper: log10 of a power, divided by 4
+
 
 def asr_loss(
     logits: jax.Array, text_tokens: jax.Array, lengths: jax.Array, end_token: int
@@ -79,6 +81,62 @@ def ctc_loss(
     return jnp.sum(jnp.where(fits, costs, 0.0)) / count, fits
 
 
+def ctc_edits(
+    logits: jax.Array,
+    mask: jax.Array,
+    text_tokens: jax.Array,
+    lengths: jax.Array,
+    blank: int,
+) -> jax.Array:
+    """Greedy decoding against the text: the likeliest class of each entry, repeats joined.
+
+    Args: see `ctc_loss`.
+
+    Returns:
+      [2] int32: insertions, deletions and substitutions, and the text tokens that they are of.
+      Sums of several batches may be added; the ratio is the recogniser's error rate.
+    """
+    best = jnp.argmax(jnp.where(mask[..., None], logits, 0.0), axis=-1)
+    before = jnp.pad(best, ((0, 0), (1, 0)), constant_values=blank)[:, :-1]
+    said = mask & (best != blank) & (best != before)
+    lengths = jnp.maximum(lengths, 0)
+    edits = jax.vmap(_edits)(best, said, text_tokens, lengths)
+    return jnp.stack([jnp.sum(jnp.where(lengths > 0, edits, 0)), jnp.sum(lengths)])
+
+
+def _edits(tokens: jax.Array, said: jax.Array, text: jax.Array, length: jax.Array) -> jax.Array:
+    """The Levenshtein distance of `tokens` where `said`, both [T], and the text [S] to `length`."""
+    positions = jnp.arange(text.shape[0] + 1)
+
+    def read(row: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        token, counts = one
+        other = row[:-1] + (text != token)
+        best = jnp.minimum(row + 1, jnp.concatenate([row[:1] + 1, other]))
+        # Text that is missing costs one a place: a running minimum beside the diagonal.
+        best = jax.lax.cummin(best - positions) + positions
+        return jnp.where(counts, best, row), None
+
+    return jax.lax.scan(read, positions, (tokens, said))[0][length]
+
+
+def mel_error(predicted: jax.Array, mel: jax.Array, lengths: jax.Array) -> jax.Array:
+    """How far predicted frames are from those that were heard.
+
+    Args:
+      predicted: [B, F', M], F' at least F.
+      mel: [B, F, M] of `ops.mel.log_mel_128`.
+      lengths: [B] valid frames.
+
+    Returns:
+      [2] float32: the sum over frames of their L1 distance a bin, in dB, and the frames. Sums of
+      several batches may be added.
+    """
+    distance = jnp.mean(jnp.abs(predicted[:, : mel.shape[1]] - mel), axis=-1)
+    valid = jnp.arange(mel.shape[1]) < lengths[:, None]
+    total = DB_PER_UNIT * jnp.sum(jnp.where(valid, distance, 0.0))
+    return jnp.stack([total, jnp.sum(valid).astype(jnp.float32)])
+
+
 def count_tokens(tokens: jax.Array, mask: jax.Array, codebook_size: int) -> jax.Array:
     """tokens [B, T], mask [B, T] True = valid -> how often each occurs, [codebook_size] int32.
 
@@ -129,6 +187,12 @@ def commitment_loss(
     table = jnp.sum(jnp.square(jax.lax.stop_gradient(features) - chosen))
     encoder = jnp.sum(jnp.square(features - jax.lax.stop_gradient(chosen)))
     return (table + weight * encoder) / count
+
+
+def draw_entries(key: jax.Array, x: jax.Array, mask: jax.Array, count: int) -> jax.Array:
+    """x [B, T, D], mask [B, T] True = valid -> [count, D] valid entries, drawn with repetition."""
+    logits = jnp.where(mask.reshape(-1), 0.0, -1e30)
+    return x.reshape(-1, x.shape[-1])[jax.random.categorical(key, logits, shape=(count,))]
 
 
 def balance_loss(

@@ -122,3 +122,10 @@ def test_padding_is_not_balanced():
 def test_one_dimension_has_nothing_to_be_independent_of():
     with pytest.raises(InputError, match="at least 2"):
         balance_loss(EVEN[..., :1], WHOLE, 3)
+
+
+def test_drawn_entries_are_valid_ones():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
+    mask = np.asarray([[True, False, False], [True, True, False]])
+    drawn = tokenizer.draw_entries(jax.random.key(0), x, mask, 40)
+    assert drawn.shape == (40, 1) and set(np.ravel(drawn).tolist()) == {0.0, 3.0, 4.0}

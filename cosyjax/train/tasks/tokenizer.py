@@ -2,6 +2,9 @@
 
 CosyVoice 2 (arXiv 2412.10117) section 2.2. The quantizer and its baselines are those of
 `models.speech_tokenizer`; the second encoder and the text decoder are dropped after training.
+
+With `probe`, a second group learns beside it to predict the mel from what the quantizer hands on.
+It has an update of its own and no way back into the tokenizer: it measures quantizers.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.errors import InputError
+from cosyjax.layers.basic import boxed
 from cosyjax.losses import tokenizer as losses
 from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.mel_probe import MelProbe, MelProbeConfig
 from cosyjax.models.speech_tokenizer import (
+    FRAMES_PER_TOKEN,
     SpeechTokenizer,
     SpeechTokenizerConfig,
     TokenizerOutput,
@@ -28,7 +34,8 @@ from cosyjax.ops import mel as mel_ops
 from cosyjax.train.init import read_module
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
 
-GROUP = "speech_tokenizer"
+GROUP, PROBE = "speech_tokenizer", "probe"
+AGES = "table_ages"  # [V] steps since a vector of "vq" was chosen, beside its table
 HOP_SAMPLES = mel_ops.WHISPER_128.hop_samples
 SAMPLE_RATE_HZ = mel_ops.WHISPER_128.sample_rate_hz
 
@@ -46,30 +53,44 @@ class TokenizerTask:
     commitment_weight: float = 0.25  # pull of the encoder towards the table of "vq"
     balance_weight: float = 0.0  # of `balance_loss`, with "fsq"; official: none
     dither: float = 0.0  # width of the uniform noise before rounding, in levels; official: none
+    # Differs: the paper's table only learns. One that few features choose from collapses early.
+    restart_after: int = 0  # steps without use until a vector of "vq" is put on a feature; 0: never
+    probe: MelProbeConfig | None = None  # measures the sound that the codes keep; official: none
 
     def __post_init__(self) -> None:
         if self.model.asr is None:
             raise InputError("the tokenizer learns from text: set model.asr")
         if min(self.ctc_weight, self.commitment_weight, self.balance_weight, self.dither) < 0:
             raise InputError(f"{self}: weights and dither must be at least 0")
+        if self.restart_after < 0 or self.restart_after and self.model.quantizer != "vq":
+            raise InputError(f'restart_after={self.restart_after}: at least 0, and 0 without "vq"')
         if self.balance_weight and (self.model.quantizer != "fsq" or self.model.num_code_dims < 2):
             raise InputError('balance_weight needs quantizer="fsq" and at least 2 num_code_dims')
 
     def init(self, key: jax.Array) -> Params:
-        """Draws the tokenizer with its text decoder."""
-        return {GROUP: init_boxed(self.model, key)}
+        """Draws the tokenizer with its text decoder, and what measures it."""
+        params = {GROUP: init_boxed(self.model, key)}
+        if self.restart_after:
+            ages = boxed(jax.nn.initializers.zeros, (None,))
+            params[GROUP][AGES] = ages(key, (self.model.num_vectors,), jnp.float32)
+        if self.probe is None:
+            return params
+        codes = jnp.zeros((1, 1, self.model.code_dim), jnp.float32)
+        own = jax.jit(self._probe.init)(jax.random.fold_in(key, 1), codes, codes[..., 0] == 0)
+        return params | {PROBE: own["params"]}
 
     def load(self, path: str) -> Params:
         """The tokenizer of a bundle; its text decoder stays as drawn."""
         return {GROUP: read_module(path, GROUP, dataclasses.replace(self.model, asr=None))}
 
     def turns(self) -> tuple[Turn, ...]:
-        """One update of everything."""
-        return (Turn(GROUP, self.loss),)
+        """One update of everything; that of the probe first, on the tokenizer as it was."""
+        own = Turn(GROUP, self.loss, self.finish if self.restart_after else None)
+        return (own,) if self.probe is None else (Turn(PROBE, self.probe_loss), own)
 
     def loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Cross entropy of the text, and what the quantizer asks for."""
-        output, mask = self._run(params, batch, key if self.dither else None)
+        output, mask, _ = self._run(params, batch, key if self.dither else None)
         loss, metrics = self._asr_loss(output, batch)
         metrics["loss_asr"] = loss
         assert output.asr is not None
@@ -90,38 +111,62 @@ class TokenizerTask:
         if self.model.quantizer != "none":
             counts = losses.count_tokens(output.tokens, mask, self.model.codebook_size)
             metrics |= _codebook(losses.codebook_metrics(counts))
+        if self.restart_after:
+            drawn = losses.draw_entries(key, quantized.features, mask, self.model.num_vectors)
+            metrics |= {"code_counts": counts, "restarts": jax.lax.stop_gradient(drawn)}
         return loss, metrics
 
+    def finish(self, tree: Any, metrics: Metrics) -> Any:
+        """Puts vectors that nobody chose for long on features of this batch."""
+        age = jnp.where(metrics["code_counts"] > 0, 0.0, tree[AGES] + 1.0)
+        stale = age >= self.restart_after
+        table = jnp.where(stale[:, None], metrics["restarts"], tree["table"])
+        return {**tree, "table": table, AGES: jnp.where(stale, 0.0, age)}
+
+    def probe_loss(self, params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """L1 distance of the log-mel that the codes predict, in dB a bin."""
+        output, mask, mel = self._run(params, batch, None)
+        total, frames = self._mel_error(params, output, mask, (mel, batch["num_samples"]))
+        return total / jnp.maximum(frames, 1.0), {"num_frames": frames}
+
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
-        """Cross entropy and accuracy; "code_counts" [V] go to `summarize`."""
-        output, mask = self._run(params, batch, None)
+        """Cross entropy and accuracy; counts and sums go to `summarize`."""
+        output, mask, mel = self._run(params, batch, None)
         loss, metrics = self._asr_loss(output, batch)
         metrics["loss"] = loss
         if self.model.asr is not None and self.model.asr.ctc:
             metrics["loss_ctc"] = self._ctc_loss(output, mask, batch)
+            metrics["ctc_edits"] = losses.ctc_edits(*self._ctc_args(output, mask, batch))
+        if self.probe is not None:
+            heard = mel, batch["num_samples"]
+            metrics["mel_error"] = self._mel_error(params, output, mask, heard)
         if self.model.quantizer != "none":
             size = self.model.codebook_size
             metrics["code_counts"] = losses.count_tokens(output.tokens, mask, size)
         return metrics
 
     def summarize(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Use of the codebook over a whole evaluation.
+        """Errors, and use of the codebook, over a whole evaluation.
 
         Returns:
-          "codebook_used" and "code_perplexity" of `losses.tokenizer.codebook_metrics`, and
-          "codebook_reachable": the use to be expected of as many tokens drawn evenly. A small
-          held-out set cannot use more than that.
+          With `model.asr.ctc` "ctc_error": edits a text token, see `losses.tokenizer.ctc_edits`.
+          With `probe` "probe_error_db": see `losses.tokenizer.mel_error`.
+          With a quantizer "codebook_used" and "code_perplexity" of
+          `losses.tokenizer.codebook_metrics`, and "codebook_reachable": the use to be expected of
+          as many tokens drawn evenly. A small held-out set cannot use more than that.
         """
+        means = {"ctc_edits": "ctc_error", "mel_error": "probe_error_db"}
+        values = {means[n]: float(x[0] / max(x[1], 1)) for n, x in counts.items() if n in means}
         if "code_counts" not in counts:
-            return {}
+            return values
         found = np.asarray(counts["code_counts"])
         metrics = _codebook(losses.codebook_metrics(jnp.asarray(found)))
         missed = (1.0 - 1.0 / found.size) ** int(found.sum())
-        values = {name: float(value) for name, value in metrics.items()}
+        values |= {name: float(value) for name, value in metrics.items()}
         return values | {"codebook_reachable": 1.0 - missed}
 
     def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
-        """Three times the products of a forward pass."""
+        """Three times the products of a forward pass; a probe is left out."""
         (rows, samples), text = batch["wav"], batch["text_tokens"][1] + 1
         return Cost(
             flops=3.0 * rows * _forward_flops(self.model, samples // HOP_SAMPLES, text),
@@ -134,16 +179,17 @@ class TokenizerTask:
         return []
 
     def modules(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The tokenizer without its text decoder."""
+        """The tokenizer without its text decoder and its probe."""
         if self.model.quantizer == "none":
             raise InputError('quantizer="none" makes no tokens: such a run cannot go into a bundle')
-        tree = {name: value for name, value in params[GROUP].items() if name != "asr"}
+        dropped = ("asr", AGES)
+        tree = {name: value for name, value in params[GROUP].items() if name not in dropped}
         return {GROUP: dataclasses.replace(self.model, asr=None)}, {GROUP: tree}
 
     def _run(
         self, params: Params, batch: Batch, key: jax.Array | None
-    ) -> tuple[TokenizerOutput, jax.Array]:
-        """The model's output, and [B, T] True = a token of speech."""
+    ) -> tuple[TokenizerOutput, jax.Array, jax.Array]:
+        """The model's output, [B, T] True = a token of speech, and the log-mel it was made of."""
         num_samples = batch["num_samples"]
         mel = mel_ops.log_mel_128(batch["wav"], num_samples)
         lengths = num_samples // HOP_SAMPLES
@@ -154,7 +200,24 @@ class TokenizerTask:
         args = ({"params": params[GROUP]}, mel, lengths, batch["text_tokens"], noise)
         output: Any = SpeechTokenizer(self.model).apply(*args)
         mask = jnp.arange(output.tokens.shape[1]) < output.num_tokens[:, None]
-        return output, mask
+        return output, mask, mel
+
+    @property
+    def _probe(self) -> MelProbe:
+        assert self.probe is not None
+        return MelProbe(self.probe, self.model.num_mels, FRAMES_PER_TOKEN)
+
+    def _mel_error(
+        self,
+        params: Params,
+        output: TokenizerOutput,
+        mask: jax.Array,
+        heard: tuple[jax.Array, jax.Array],
+    ) -> jax.Array:
+        """`losses.mel_error` of what the probe makes of the codes; `heard`: mel, samples of rows."""
+        codes = jax.lax.stop_gradient(output.codes)
+        predicted: Any = self._probe.apply({"params": params[PROBE]}, codes, mask)
+        return losses.mel_error(predicted, heard[0], heard[1] // HOP_SAMPLES)
 
     def _asr_loss(self, output: TokenizerOutput, batch: Batch) -> tuple[jax.Array, Metrics]:
         assert self.model.asr is not None and output.asr is not None
@@ -162,12 +225,15 @@ class TokenizerTask:
         return losses.asr_loss(output.asr.text, batch["text_tokens"], _num_text(batch), end)
 
     def _ctc_loss(self, output: TokenizerOutput, mask: jax.Array, batch: Batch) -> jax.Array:
+        return losses.ctc_loss(*self._ctc_args(output, mask, batch))[0]
+
+    def _ctc_args(
+        self, output: TokenizerOutput, mask: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, int]:
         assert self.model.asr is not None and output.asr is not None
         assert output.asr.frames is not None
         blank = self.model.asr.start_token
-        return losses.ctc_loss(
-            output.asr.frames, mask, batch["text_tokens"], _num_text(batch), blank
-        )[0]
+        return output.asr.frames, mask, batch["text_tokens"], _num_text(batch), blank
 
 
 def _num_text(batch: Batch) -> jax.Array:

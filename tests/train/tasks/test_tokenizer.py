@@ -12,8 +12,9 @@ from cosyjax.config import from_dict, to_dict
 from cosyjax.errors import InputError
 from cosyjax.infer.modules import parameter_shapes
 from cosyjax.models.asr_head import ASRHeadConfig
+from cosyjax.models.mel_probe import MelProbeConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
-from cosyjax.train.tasks.tokenizer import GROUP, TokenizerTask
+from cosyjax.train.tasks.tokenizer import GROUP, PROBE, TokenizerTask
 from tests.train.tasks.overfit import overfit
 
 HEAD = ASRHeadConfig(
@@ -156,6 +157,7 @@ def test_a_longer_batch_costs_more():
         {"model": dataclasses.replace(MODEL, asr=None)},
         {"dither": -1.0},
         {"model": dataclasses.replace(MODEL, quantizer="vq")},  # with balance_weight
+        {"restart_after": 5},  # without "vq"
     ],
 )
 def test_settings_that_do_not_fit_are_refused(wrong):
@@ -163,8 +165,20 @@ def test_settings_that_do_not_fit_are_refused(wrong):
         dataclasses.replace(TASK, **wrong)
 
 
-def test_text_is_also_learnt_from_each_token_of_speech():
-    params = nn.meta.unbox(jax.jit(CTC.init)(jax.random.key(0)))
+PROBED = TokenizerTask(
+    dataclasses.replace(MODEL, asr=dataclasses.replace(HEAD, ctc=True)),
+    probe=MelProbeConfig(embed_dim=8, num_layers=1, width=3),
+)
+
+
+@pytest.fixture(scope="module")
+def probed():
+    """Fresh parameters of a task with a probe."""
+    return nn.meta.unbox(jax.jit(PROBED.init)(jax.random.key(0)))
+
+
+def test_text_is_also_learnt_from_each_token_of_speech(probed):
+    params = {GROUP: probed[GROUP]}
     grad = jax.jit(jax.value_and_grad(CTC.loss, has_aux=True))
     (loss, metrics), slope = grad(params, batch_of(), jax.random.key(1))
     (poisoned, _), _ = grad(params, batch_of(np.nan), jax.random.key(1))
@@ -172,3 +186,73 @@ def test_text_is_also_learnt_from_each_token_of_speech():
     np.testing.assert_allclose(loss, metrics["loss_asr"] + metrics["loss_ctc"], rtol=1e-6)
     assert np.any(slope[GROUP]["asr"]["ctc"]["kernel"] != 0)
     assert "ctc" not in CTC.modules(params)[1][GROUP]
+
+
+def test_a_probe_changes_no_gradient_of_the_tokenizer(probed):
+    own, key = probed[GROUP], jax.random.key(1)
+
+    def alone(own):
+        return CTC.loss({GROUP: own}, batch_of(), key)[0]
+
+    def both(own):
+        params = {**probed, GROUP: own}
+        return alone(own) + PROBED.probe_loss(params, batch_of(), key)[0]
+
+    wanted, got = jax.jit(lambda own: (jax.grad(alone)(own), jax.grad(both)(own)))(own)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_a_probe_learns_and_padding_does_not_move_it(probed):
+    grad = jax.jit(jax.value_and_grad(PROBED.probe_loss, has_aux=True))
+    (loss, metrics), slopes = grad(probed, batch_of(), jax.random.key(1))
+    poisoned = grad(probed, batch_of(np.nan), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, poisoned, ((loss, metrics), slopes))
+    assert float(metrics["num_frames"]) == 20 + 12 and float(loss) > 0
+    assert all(np.any(slope != 0) for slope in jax.tree.leaves(slopes[PROBE]))
+    assert not any(np.any(slope != 0) for slope in jax.tree.leaves(slopes[GROUP]))
+
+
+def test_a_probe_is_a_group_with_its_own_turn_and_in_no_bundle(probed):
+    assert [turn.group for turn in PROBED.turns()] == [PROBE, GROUP]
+    assert [turn.group for turn in TASK.turns()] == [GROUP]
+    assert set(probed) == {GROUP, PROBE} and set(PROBED.modules(probed)[1]) == {GROUP}
+    assert from_dict(TokenizerTask, to_dict(PROBED)) == PROBED
+
+
+def test_errors_of_batches_add_up():
+    sums = {"ctc_edits": np.asarray([3, 12]), "mel_error": np.asarray([50.0, 10.0])}
+    assert PROBED.summarize(sums) == {"ctc_error": 0.25, "probe_error_db": 5.0}
+
+
+@pytest.mark.slow
+def test_an_evaluation_counts_edits_and_frames_once(probed):
+    found = jax.jit(PROBED.evaluate)(probed, batch_of(), jax.random.key(0))
+    assert int(found["ctc_edits"][1]) == 3 + 1 and int(found["ctc_edits"][0]) >= 1
+    poisoned = jax.jit(PROBED.evaluate)(probed, batch_of(np.nan), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, poisoned, found)
+    assert float(found["mel_error"][1]) == 32
+
+
+RESTARTED = dataclasses.replace(QUANTIZERS["vq"], restart_after=2)
+
+
+def test_a_vector_that_nobody_chose_for_long_is_put_on_a_feature():
+    tree = {"table": jnp.zeros((3, 2)), "table_ages": jnp.asarray([1.0, 1.0, 0.0])}
+    metrics = {"code_counts": jnp.asarray([0, 4, 0]), "restarts": jnp.ones((3, 2))}
+    tree = RESTARTED.finish(tree, metrics)
+    assert tree["table"].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert tree["table_ages"].tolist() == [0, 0, 1]
+
+
+def test_ages_of_vectors_stay_out_of_a_bundle():
+    tree = {"table": 1, "table_ages": 2, "asr": 3}
+    assert RESTARTED.modules({GROUP: tree})[1] == {GROUP: {"table": 1}}
+
+
+@pytest.mark.slow
+def test_a_tokenizer_with_restarts_overfits_and_uses_more_vectors():
+    _, plain = overfit(QUANTIZERS["vq"], batch_of(), 20, 1e-2)
+    params, restarted = overfit(RESTARTED, batch_of(), 20, 1e-2)
+    name = f"{GROUP}/codebook_used"
+    assert restarted[-1][name] > plain[-1][name]
+    assert np.all(np.asarray(params[GROUP]["table_ages"]) < 2)
