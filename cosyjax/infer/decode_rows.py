@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.errors import InputError
-from cosyjax.infer import buckets, speak
+from cosyjax.infer import buckets, decode_text, speak
 from cosyjax.infer.decode import DecodeState, SamplingConfig, start
+from cosyjax.infer.decode_text import TextState
 from cosyjax.infer.speak import Conditions, SynthesisConfig
 from cosyjax.infer.stages import Stage
 from cosyjax.layers.attention import KVCache
 from cosyjax.models.text_speech_lm import TextSpeechLM, lengthen
+
+NO_PROMPT = (np.zeros((1, 0), np.int32), np.zeros(1, np.int32)) * 2  # as of `speak.lm_prompt`
 
 
 def idle(model: TextSpeechLM, batch: int, length: int, max_tokens: int) -> DecodeState:
@@ -109,6 +112,119 @@ def start_row(
         sampling=sampling,
     )
     return state.replace(lm=lengthen(state.lm, lm_length))
+
+
+def start_text_row(
+    lm: Stage,
+    text_tokens: np.ndarray,
+    conditions: Conditions,
+    key: jax.Array,
+    *,
+    sampling: SamplingConfig,
+    config: SynthesisConfig,
+    max_tokens: int,
+    lm_length: int,
+    text_room: int,
+    final: bool = False,
+) -> tuple[DecodeState, TextState]:
+    """Begins a row whose text arrives while it speaks, as a batch of one.
+
+    A voice without prompt speech begins with any text, or none. Prompt speech is read in blocks
+    with the prompt's text and the new one, so it waits for `missing_text` tokens; a text that ends
+    before is followed by `task` and the rest of the prompt's speech, as in training.
+    Differs: `decode_bistream` (the official code) then forgets that rest, and the text in front of
+    it is spoken as well.
+
+    The tokens are limited by `config` once the text has ended, as those of `start_row` are; while
+    it comes, the blocks are the limit.
+
+    Args:
+      lm: the language model.
+      text_tokens: [S] the beginning of the text; the rest follows by `feed_text.feed_text`.
+      conditions: the voice.
+      key: decides every draw.
+      sampling: how to draw.
+      config: length ratios.
+      max_tokens: of the batch that the row will join.
+      lm_length: positions of that batch's caches.
+      text_room: text tokens that may wait in that batch.
+      final: the text is complete.
+
+    Raises:
+      InputError: the prompt needs more text, or the text needs more room.
+    """
+    n, m = ratio = lm.model.config.mix_ratio
+    num_new = len(text_tokens)
+    text = np.concatenate([conditions.lm_text_tokens, text_tokens]).astype(np.int32)
+    speech = conditions.lm_speech_tokens
+    if final and not num_new:  # nothing will be said, so nothing is read
+        text, speech = speak.NO_TOKENS, speak.NO_TOKENS
+    paired = -(-len(speech) // m) * n
+    tail = paired > len(text)
+    budget = _text_budget(ratio, len(speech), max_tokens, lm_length) - len(text)
+    _check_beginning(0 if final else missing_text(ratio, conditions) - num_new, len(text), budget)
+    one: Any = lambda value, dtype=np.int32: np.array([value], dtype)
+    state = decode_text.no_text(1, text_room, n, sampling).replace(
+        waiting=_wait(text[paired:], text_room),
+        num_waiting=one(max(len(text) - paired, 0)),
+        final=one(final, bool),
+        asked=one(not len(speech), bool),
+        tail=one(tail, bool),
+        left=one(m - len(speech) % m),
+        num_text=one(num_new),
+        budget=one(budget),
+        ratios=one((config.min_tokens_per_text_token, config.max_tokens_per_text_token), "f4"),
+    )
+    return decode_text.start_text(
+        lm.model,
+        lm.params if lm.prefill is None else lm.prefill,
+        speak.lm_prompt(text[:paired], speech) if paired else NO_PROMPT,
+        one(1 + len(text[:paired]) + tail + len(speech)),  # sos first, task in a tail
+        state,
+        jax.random.fold_in(key, speak.LM_STREAM),
+        sampling=sampling,
+        max_tokens=max_tokens,
+        lm_length=lm_length,
+    )
+
+
+def missing_text(ratio: tuple[int, int], conditions: Conditions) -> int:
+    """Text tokens without which a voice cannot begin, unless its text ends: its prompt's blocks."""
+    blocks = -(-len(conditions.lm_speech_tokens) // ratio[1])
+    return max(blocks * ratio[0] - len(conditions.lm_text_tokens), int(blocks > 0))
+
+
+def _text_budget(ratio: tuple[int, int], num_speech: int, max_tokens: int, lm_length: int) -> int:
+    """Text tokens, those of the prompt included, that one piece can take and never lose.
+
+    All positions fit into the cache, and `max_tokens` is not reached before the tail.
+    """
+    n, m = ratio
+    first = m - num_speech % m  # speech tokens that the block drawn first has room for
+    blocks = max(-(-num_speech // m), 1) + (max_tokens - first) // m
+    return min(lm_length - 2 - num_speech - max_tokens, n * (blocks + 1) - 1)
+
+
+def _check_beginning(num_missing: int, num_text: int, budget: int) -> None:
+    if num_missing > 0:
+        raise InputError(
+            f"this voice's prompt needs {num_missing} more text tokens before it can speak: begin "
+            "once they are there, or the text has ended"
+        )
+    if budget < 0:
+        raise InputError(
+            f"prompt and text take {num_text} text tokens; this stream has room for "
+            f"{max(budget + num_text, 0)}: begin with less text, or make the stream longer"
+        )
+
+
+def _wait(text: np.ndarray, room: int) -> np.ndarray:
+    if len(text) > room:
+        raise InputError(
+            f"{len(text)} text tokens would wait; this stream holds {room}: begin with the first "
+            "of them and feed the others as they are read"
+        )
+    return buckets.pad_to(text, room)[None]
 
 
 def prompt_length(num_text: int, num_speech: int) -> int:

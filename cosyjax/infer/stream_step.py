@@ -3,7 +3,8 @@
 The state of B streams is one value of fixed shapes. A step is three programs that follow one
 another without the host: the LM's loop, what moves tokens from it to the flow, and
 `acoustic_step`, which alone depends on the size of the chunk. The host waits once, for the audio.
-Rows join (`join_row`), go on with further text (`next_piece`) and end on their own.
+Rows join (`join_row`), go on with further text (`next_piece`; `feed_text.feed_text` where the LM
+reads a text while it comes) and end on their own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from cosyjax.errors import InputError
-from cosyjax.infer import decode_rows
+from cosyjax.infer import decode_rows, decode_text
 from cosyjax.infer.acoustic_state import AcousticModels, AcousticState, init_acoustic, put_row
 from cosyjax.infer.acoustic_stream import Spoken, acoustic_step
-from cosyjax.infer.decode import DecodeState, SamplingConfig, decode_chunk
+from cosyjax.infer.decode import DecodeState, SamplingConfig
+from cosyjax.infer.decode_text import TextState
 from cosyjax.infer.stages import Stage
 
 
@@ -42,6 +44,7 @@ class Sizes(NamedTuple):
     max_tokens: int  # speech tokens of one piece of text, at most
     lm_length: int  # positions of the LM's caches: prompt, text and speech tokens
     window: int  # tokens of the largest step, see `StreamConfig.window`
+    text_room: int = 256  # text tokens that may wait to be read, see `feed_text.py`
 
 
 class Queue(struct.PyTreeNode):
@@ -60,6 +63,7 @@ class StreamState(struct.PyTreeNode):
     lm: DecodeState
     queue: Queue
     acoustic: AcousticState
+    text: TextState
 
 
 class Arrival(NamedTuple):
@@ -69,7 +73,8 @@ class Arrival(NamedTuple):
     tail: jax.Array  # [n] int32 tokens of the prompt that are to be spoken unheard
     num_tail: jax.Array | int
     lm: DecodeState  # of one row, from `decode.start`
-    final: jax.Array | bool  # no further text will come
+    final: jax.Array | bool  # no further piece of text will come
+    text: TextState | None = None  # of one row, from `start_text_row`; None: `lm` has read it all
 
 
 def init_stream_state(speaker: Speaker, sizes: Sizes, num_steps: int | None = None) -> StreamState:
@@ -85,7 +90,13 @@ def init_stream_state(speaker: Speaker, sizes: Sizes, num_steps: int | None = No
             done=rows(True, bool),
         ),
         acoustic=init_acoustic(speaker.models, sizes.batch, sizes.reach, num_steps),
+        text=jax.tree.map(jnp.array, _no_text(speaker, sizes)),
     )
+
+
+def _no_text(speaker: Speaker, sizes: Sizes) -> TextState:
+    block = speaker.lm.model.config.mix_ratio[0]
+    return decode_text.no_text(sizes.batch, sizes.text_room, block, speaker.sampling)
 
 
 def stream_step(
@@ -93,7 +104,8 @@ def stream_step(
 ) -> tuple[Spoken, jax.Array, StreamState]:
     """Speaks the next `chunk` tokens of every row that has them, or that ends.
 
-    A row that lacks text (its LM has ended, its `final` is False) rests until `next_piece`.
+    A row that lacks text rests: one whose LM has ended (its `final` is False) until `next_piece`,
+    one whose LM asks for text until `feed_text.feed_text`.
 
     Args:
       speaker: models, parameters, and how tokens are drawn.
@@ -113,9 +125,10 @@ def stream_step(
             f"chunk={chunk}; this state takes at most {room - models.lookahead}: "
             "make it with a larger window"
         )
-    num_steps = _missing(state.queue, state.lm.num_tokens, state.lm.done, chunk + models.lookahead)
-    lm = decode_chunk(
-        speaker.lm.model, speaker.lm.params, state.lm, num_steps, sampling=speaker.sampling
+    wanted = _wanted(state.queue, chunk + models.lookahead)
+    lm, text = decode_text.decode_wanted(
+        *(speaker.lm.model, speaker.lm.params, state.lm, state.text, wanted),
+        sampling=speaker.sampling,
     )
     given, queue = _take(
         state.queue, lm.tokens, lm.num_tokens, lm.done, sizes=(chunk, models.lookahead)
@@ -130,14 +143,13 @@ def stream_step(
         noise=speaker.noise,
         guidance_scale=speaker.guidance_scale,
     )
-    return spoken, queue.done, StreamState(lm, queue, acoustic)
+    return spoken, queue.done, StreamState(lm, queue, acoustic, text)
 
 
 @jax.jit
-def _missing(queue: Queue, num_tokens: jax.Array, lm_done: jax.Array, window: int) -> jax.Array:
-    """int32, draws until every row that speaks has `window` tokens or has ended."""
-    missing = window - queue.num_pending - (num_tokens - queue.num_taken)
-    return jnp.max(jnp.where(queue.done | lm_done, 0, missing), initial=0)
+def _wanted(queue: Queue, window: int) -> jax.Array:
+    """int32 [B], tokens that the LM is to have drawn so that every row has `window` to speak."""
+    return jnp.where(queue.done, 0, queue.num_taken + window - queue.num_pending)
 
 
 class _Given(NamedTuple):
@@ -197,13 +209,17 @@ def join_row(state: StreamState, row: jax.Array | int, arrival: Arrival) -> Stre
         final=state.queue.final.at[row].set(arrival.final),
         done=state.queue.done.at[row].set(False),
     )
-    lm = decode_rows.put_row(state.lm, row, arrival.lm)
-    return StreamState(lm, queue, put_row(state.acoustic, row, arrival.acoustic))
+    acoustic = put_row(state.acoustic, row, arrival.acoustic)
+    return _put_lm(state, row, arrival.lm, arrival.text).replace(queue=queue, acoustic=acoustic)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def next_piece(
-    state: StreamState, row: jax.Array | int, lm: DecodeState, final: jax.Array | bool
+    state: StreamState,
+    row: jax.Array | int,
+    lm: DecodeState,
+    final: jax.Array | bool,
+    text: TextState | None = None,
 ) -> StreamState:
     """Gives a row whose LM has ended its next piece of text: the sound goes on without a seam.
 
@@ -211,13 +227,22 @@ def next_piece(
       state: of the batch; its memory is taken.
       row: number of the row.
       lm: of one row, from `decode.start`.
-      final: no further text will come.
+      final: no further piece will come.
+      text: as in `Arrival`.
     """
     queue = _top_up(state.queue, state.lm.tokens, state.lm.num_tokens)
     queue = queue.replace(
         num_taken=queue.num_taken.at[row].set(0), final=queue.final.at[row].set(final)
     )
-    return state.replace(lm=decode_rows.put_row(state.lm, row, lm), queue=queue)
+    return _put_lm(state, row, lm, text).replace(queue=queue)
+
+
+def _put_lm(
+    state: StreamState, row: jax.Array | int, lm: DecodeState, text: TextState | None
+) -> StreamState:
+    text = decode_text.after_text(lm, state.text) if text is None else text
+    put = decode_text.put_row(state.text, row, text)
+    return state.replace(lm=decode_rows.put_row(state.lm, row, lm), text=put)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
