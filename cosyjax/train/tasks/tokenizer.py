@@ -214,7 +214,7 @@ class TokenizerTask:
         mask: jax.Array,
         heard: tuple[jax.Array, jax.Array],
     ) -> jax.Array:
-        """`losses.mel_error` of what the probe makes of the codes; `heard`: mel, samples of rows."""
+        """`losses.mel_error` of what the probe makes of codes; `heard`: mel, samples of rows."""
         codes = jax.lax.stop_gradient(output.codes)
         predicted: Any = self._probe.apply({"params": params[PROBE]}, codes, mask)
         return losses.mel_error(predicted, heard[0], heard[1] // HOP_SAMPLES)
