@@ -42,9 +42,9 @@ AHEAD = FLOW.encoder.lookahead
 RATE = 2 * HIFT.samples_per_frame  # samples of a token
 
 
-def vocoder_params() -> Any:
+def vocoder_params(config: HiFTConfig = HIFT) -> Any:
     """Parameters of the size that training gives; some frames are unvoiced, none is clipped."""
-    tree = jax.eval_shape(lambda: vocoder.init_params(HIFT, jax.random.key(0)))
+    tree = jax.eval_shape(lambda: vocoder.init_params(config, jax.random.key(0)))
     stream = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> np.ndarray:
@@ -57,21 +57,21 @@ def vocoder_params() -> Any:
 
     params = jax.tree_util.tree_map_with_path(draw, tree)
     params["f0_predictor"]["output"]["kernel"] *= np.float32(300.0)  # Hz
-    params["filter"]["last"]["bias"] -= np.float32(1.0)
+    params.get("filter", params)["last"]["bias"] -= np.float32(1.0)
     return params
 
 
 @functools.cache
-def speaker() -> tuple[AcousticModels, Any]:
+def speaker(config: HiFTConfig = HIFT) -> tuple[AcousticModels, Any]:
     """The models and their parameters; the vocoder folded, as inference has it."""
     made = []
 
     def fold(params: Any) -> Any:
-        tree, config = vocoder.fold_weight_norm(params, HIFT)
-        made.append(config)
+        tree, folded = vocoder.fold_weight_norm(params, config)
+        made.append(folded)
         return tree
 
-    tree = jax.jit(fold)(vocoder_params())
+    tree = jax.jit(fold)(vocoder_params(config))
     models = AcousticModels(FlowMatching(FLOW), vocoder.make_vocoder(made[0]))
     return models, (tiny_params(FLOW), tree)
 
@@ -101,10 +101,14 @@ class Heard(NamedTuple):
 
 
 def whole(
-    given: Conditions, spoken: np.ndarray, key: jax.Array, models: AcousticModels | None = None
+    given: Conditions,
+    spoken: np.ndarray,
+    key: jax.Array,
+    models: AcousticModels | None = None,
+    config: HiFTConfig = HIFT,
 ) -> Heard:
     """What prompt and tokens say at once, under the chunk mask."""
-    own, params = speaker()
+    own, params = speaker(config)
     models = models or own
     both = np.concatenate([given.flow_tokens, spoken])
     length = -(-len(both) // 64) * 64  # few programs for many tests
@@ -132,8 +136,14 @@ def whole(
 class Stream:
     """One stream of several rows, driven by tokens that are known beforehand."""
 
-    def __init__(self, batch: int, num_tokens: int, models: AcousticModels | None = None) -> None:
-        own, self.params = speaker()
+    def __init__(
+        self,
+        batch: int,
+        num_tokens: int,
+        models: AcousticModels | None = None,
+        config: HiFTConfig = HIFT,
+    ) -> None:
+        own, self.params = speaker(config)
         self.models = models or own
         self.max_tokens = reach(self.models, num_tokens)
         self.state = init_acoustic(self.models, batch, self.max_tokens)

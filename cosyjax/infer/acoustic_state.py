@@ -16,11 +16,12 @@ from flax import struct
 
 from cosyjax import shapes
 from cosyjax.errors import InputError
+from cosyjax.infer.overlap import OverlapConfig
 from cosyjax.infer.stages import Stages
-from cosyjax.infer.vocode import init_stream
+from cosyjax.infer.vocode import StreamState, init_stream
 from cosyjax.layers.chunk_cache import ChunkCache
-from cosyjax.models.causal_hift import CausalHiFT, VocoderState
 from cosyjax.models.flow import FlowMatching, FlowState
+from cosyjax.models.vocoder import Vocoder
 
 PROMPT_SEED = 0  # of the noise under a prompt, which is encoded before any request has a key
 
@@ -29,7 +30,8 @@ class AcousticModels(NamedTuple):
     """The two models, which are static: a program is compiled for them."""
 
     flow: FlowMatching
-    vocoder: CausalHiFT
+    vocoder: Vocoder
+    overlap: OverlapConfig = OverlapConfig()  # of a vocoder that is not causal
 
     @property
     def lookahead(self) -> int:
@@ -51,7 +53,7 @@ class AcousticState(struct.PyTreeNode):
     """What B streams remember between chunks, and whose voice each of them is. Fixed shapes."""
 
     flow: FlowState
-    vocoder: VocoderState
+    vocoder: StreamState
     keys: jax.Array  # [B] a key per row: of the vocoder's noise, and of the flow's
     speaker_embedding: jax.Array  # [B, E]
     prompt_mel: jax.Array  # [B, 2 * tail, M] the last frames of the prompt, aligned to its end
@@ -63,14 +65,16 @@ class AcousticState(struct.PyTreeNode):
         return self.flow.encoder.position
 
 
-def acoustic_models(stages: Stages) -> tuple[AcousticModels, Any]:
+def acoustic_models(
+    stages: Stages, overlap: OverlapConfig = OverlapConfig()
+) -> tuple[AcousticModels, Any]:
     """Returns the models and their parameters, as every function of this file takes them.
 
-    Raises:
-      InputError: the vocoder is not causal.
+    Args:
+      stages: of which flow and vocoder are taken.
+      overlap: how a vocoder that is not causal streams; by default exactly.
     """
-    init_stream(stages.vocoder.model, 1)
-    models = AcousticModels(stages.flow.model, stages.vocoder.model)
+    models = AcousticModels(stages.flow.model, stages.vocoder.model, overlap)
     return models, (stages.flow.params, stages.vocoder.params)
 
 
@@ -94,7 +98,7 @@ def init_acoustic(
     num_mels, frames = flow.estimator.num_mels, shapes.FRAMES_PER_TOKEN * models.tail
     return AcousticState(
         flow=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape),
-        vocoder=init_stream(models.vocoder, batch),
+        vocoder=init_stream(models.vocoder, batch, models.overlap),
         keys=jnp.broadcast_to(jax.random.key(PROMPT_SEED), (batch,)),
         speaker_embedding=jnp.zeros((batch, flow.speaker_dim), jnp.float32),
         prompt_mel=jnp.zeros((batch, frames, num_mels), jnp.float32),

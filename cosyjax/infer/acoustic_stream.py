@@ -1,7 +1,7 @@
 """Speech tokens to audio in chunks: what streams is what would have been said whole.
 
 One step speaks C tokens of each row after peeking at A more: the flow under the chunk mask, with
-everything that it remembers in the state, then the causal vocoder. The noise of a frame follows
+everything that it remembers in the state, then the vocoder. The noise of a frame follows
 from a key and the frame's absolute number, so how a stream is cut changes the delay and nothing
 else; a whole utterance is one large chunk. Rows know nothing of one another: each has its own
 position, and may end, rest, join or leave between two steps (`put_row`).
@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from cosyjax import shapes
 from cosyjax.infer.acoustic_state import PROMPT_SEED, AcousticModels, AcousticState
 from cosyjax.infer.speak import NOISE_STREAM, VOCODER_STREAM
-from cosyjax.infer.vocode import shift_left, speak_rows
+from cosyjax.infer.vocode import speak_rows
 from cosyjax.models.flow import FlowState
 from cosyjax.ops import noise as noise_ops
+from cosyjax.ops.rows import shift_left
 
 
 class Spoken(NamedTuple):
@@ -63,8 +64,8 @@ def acoustic_step(
       guidance_scale: by default that of the flow's config.
 
     Returns:
-      What is spoken, and the state. A row that goes on is `lookahead` frames of the vocoder
-      behind its tokens; one that ends catches up.
+      What is spoken, and the state. A row that goes on is `vocode.delay_frames` behind its tokens;
+      one that ends catches up.
 
     Raises:
       InputError: C is no multiple of `mask_chunk`.
@@ -94,6 +95,7 @@ def acoustic_step(
         keys=jax.vmap(jax.random.fold_in, (0, None))(state.keys, VOCODER_STREAM),
         num_frames=heard,
         last=last,
+        overlap=models.overlap,
     )
     return Spoken(wav, num_samples, mel, heard), state.replace(flow=flow, vocoder=vocoder)
 

@@ -9,11 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from cosyjax import shapes
-from cosyjax.errors import InputError
+from cosyjax.infer.overlap import (
+    OverlapConfig,
+    OverlapState,
+    init_overlap,
+    sizes,
+    speak_overlapped,
+)
 from cosyjax.infer.seam import speak_frames
 from cosyjax.models.causal_hift import CausalHiFT, VocoderState
+from cosyjax.models.hift import HiFT
 from cosyjax.models.vocoder import Vocoder
 from cosyjax.ops import source
+from cosyjax.ops.rows import shift_left
+
+StreamState = VocoderState | OverlapState
 
 
 def mel_to_wav(
@@ -38,19 +48,27 @@ def mel_to_wav(
     return wav
 
 
-def init_stream(model: Vocoder, batch: int) -> VocoderState:
+def init_stream(
+    model: Vocoder, batch: int, overlap: OverlapConfig = OverlapConfig()
+) -> StreamState:
     """Returns the state of `batch` streams before their start.
 
-    Raises:
-      InputError: a vocoder that is not causal.
+    Args:
+      model: the vocoder.
+      batch: rows.
+      overlap: what a vocoder that is not causal hears twice; the same for every later call.
     """
-    if not isinstance(model, CausalHiFT):
-        raise InputError(
-            "this vocoder is not causal, so it cannot stream exactly: speak with `mel_to_wav`, or "
-            "train one with configs/vocoder.py:causal=true"
-        )
+    if isinstance(model, HiFT):
+        return init_overlap(model.config, overlap, batch)
     state: Any = model.apply({}, batch, method="init_state")
     return state
+
+
+def delay_frames(model: Vocoder, overlap: OverlapConfig = OverlapConfig()) -> int:
+    """Mel frames that a stream hears before it speaks them."""
+    if isinstance(model, HiFT):
+        return sizes(model.config, overlap).ahead
+    return model.config.lookahead
 
 
 @functools.partial(jax.jit, static_argnames=("model", "last"), donate_argnames="state")
@@ -102,6 +120,42 @@ def speak_chunk(
 
 
 def speak_rows(
+    model: Vocoder,
+    params: Any,
+    mel: jax.Array,
+    state: StreamState,
+    *,
+    keys: jax.Array,
+    num_frames: jax.Array,
+    last: jax.Array,
+    overlap: OverlapConfig = OverlapConfig(),
+) -> tuple[jax.Array, jax.Array, StreamState]:
+    """Speaks rows of which each begins, rests and ends on its own.
+
+    Args:
+      model: the vocoder, folded.
+      params: its parameters.
+      mel: [B, C, 80] log-mel.
+      state: from `init_stream` or the chunk before.
+      keys: [B], of the noise.
+      num_frames: [B] int32, the frames that each row hears.
+      last: [B] bool, the row ends with them, so the frames held back are spoken too. They cost
+        a causal vocoder work only where a row ends.
+      overlap: that the state was made with.
+
+    Returns:
+      wav [B, (C + delay_frames) * 480]: what a row says, from its first sample on, then zeros;
+      [B] int32, how many samples those are; and the state.
+    """
+    given: Any = {"keys": keys, "num_frames": num_frames, "last": last}
+    if isinstance(model, HiFT):
+        assert isinstance(state, OverlapState)
+        return speak_overlapped(model, params, mel, state, overlap=overlap, **given)
+    assert isinstance(state, VocoderState)
+    return _speak_causal(model, params, mel, state, **given)
+
+
+def _speak_causal(
     model: CausalHiFT,
     params: Any,
     mel: jax.Array,
@@ -111,22 +165,7 @@ def speak_rows(
     num_frames: jax.Array,
     last: jax.Array,
 ) -> tuple[jax.Array, jax.Array, VocoderState]:
-    """Speaks rows of which each begins, rests and ends on its own.
-
-    Args:
-      model: the causal vocoder, folded.
-      params: its parameters.
-      mel: [B, C, 80] log-mel.
-      state: from `init_stream` or the chunk before.
-      keys: [B], of the noise.
-      num_frames: [B] int32, the frames that each row hears.
-      last: [B] bool, the row ends with them, so the frames held back are spoken too. They cost
-        work only where a row ends.
-
-    Returns:
-      wav [B, (C + lookahead) * 480]: what a row says, from its first sample on, then zeros;
-      [B] int32, how many samples those are; and the state.
-    """
+    """`speak_rows` of the causal vocoder."""
     ahead, rate = model.config.lookahead, model.config.samples_per_frame
     wav, count, state = _speak_known(model, params, mel, state, keys=keys, num_frames=num_frames)
     wav = jnp.pad(wav, ((0, 0), (0, ahead * rate)))
@@ -156,7 +195,7 @@ def _speak_known(
     keys: jax.Array,
     num_frames: jax.Array,
 ) -> tuple[jax.Array, jax.Array, VocoderState]:
-    """As `speak_rows` in frames, without ends: the silence before each start is cut off."""
+    """As `_speak_causal` in frames, without ends: the silence before each start is cut off."""
     silent = jnp.clip(model.config.lookahead - state.position, 0, num_frames)
     wav, state = speak_chunk(model, params, mel, state, key=keys, num_frames=num_frames)
     return (
@@ -164,10 +203,3 @@ def _speak_known(
         num_frames - silent,
         state,
     )
-
-
-def shift_left(x: jax.Array, num: jax.Array) -> jax.Array:
-    """Drops the first `num` [B] entries of each row of [B, T, ...] and puts zeros at its end."""
-    padded = jnp.concatenate([x, jnp.zeros_like(x)], axis=1)
-    cut = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, x.shape[1])
-    return jax.vmap(cut)(padded, num)

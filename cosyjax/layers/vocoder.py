@@ -47,6 +47,7 @@ class NormedConv(nn.Module):
     transposed: bool = False
     kernels: str = "normed"
     compute: str = "float32"
+    direct: bool = False  # see `ops.product.conv1d`
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,6 +74,7 @@ class NormedConv(nn.Module):
                 dilation=self.dilation,
                 padding=padding,
                 compute=self.compute,
+                direct=self.direct,
             )
         return y + bias
 

@@ -101,19 +101,24 @@ class HiFTConfig:
 
 
 class F0Predictor(nn.Module):
-    """mel [B, F, M] -> F0 [B, F] in Hz, not negative; always in float32."""
+    """mel [B, F, M] -> F0 [B, F] in Hz, not negative; always in float32.
+
+    Once folded it never convolves by tiles: a stream adds F0 up to a phase, so it must round the
+    same wherever a call begins, and on a CPU a direct convolution does.
+    """
 
     config: HiFTConfig
 
     @nn.compact
     def __call__(self, mel: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        x = mel
+        x, folded = mel, self.config.kernels != "normed"
         for i in range(self.config.f0_layers):
             conv = NormedConv(
                 self.config.f0_channels,
                 3,
                 padding=1,
-                kernels=self.config.kernels,
+                kernels="plain" if folded else "normed",
+                direct=folded,
                 name=f"conv_{i}",
             )
             x = nn.elu(conv(keep(x, mask)))
@@ -207,9 +212,16 @@ class HiFT(nn.Module):
         return self.f0_predictor(mel, _mask(lengths, mel.shape[1]))
 
     def source(
-        self, f0: jax.Array, noise: jax.Array | None = None, lengths: jax.Array | None = None
+        self,
+        f0: jax.Array,
+        noise: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        start: source.Start | None = None,
     ) -> jax.Array:
-        """[B, F] Hz -> [B, F * 480] excitation in (-1, 1), zero beyond a row's end."""
+        """[B, F] Hz -> [B, F * 480] excitation in (-1, 1), zero beyond a row's end.
+
+        A call whose frames go on from earlier ones takes its phase from `start`.
+        """
         cfg = self.config
         num_samples = f0.shape[1] * cfg.samples_per_frame
         mask = _mask(lengths, f0.shape[1])
@@ -223,6 +235,7 @@ class HiFT(nn.Module):
             amplitude=cfg.sine_amplitude,
             noise_std=cfg.noise_std,
             voiced_threshold_hz=cfg.voiced_threshold_hz,
+            start=start,
         )
         mixed = jnp.tanh(self.source_mix(jax.lax.stop_gradient(waves)))
         return keep(mixed, _mask(lengths, num_samples, cfg.samples_per_frame))[..., 0]
@@ -310,4 +323,5 @@ def fold_weight_norm(params: Any, config: HiFTConfig) -> tuple[Any, HiFTConfig]:
         return params, config
     tiled = config.compute == "float32" and product.on_cpu()
     folded = fold_kernels(params, tiled=tiled)
+    folded |= {"f0_predictor": fold_kernels(params["f0_predictor"])}
     return folded, dataclasses.replace(config, kernels="tiled" if tiled else "plain")

@@ -131,6 +131,7 @@ def conv1d(
     dilation: int = 1,
     padding: tuple[int, int] = (0, 0),
     compute: str = "float32",
+    direct: bool = False,
 ) -> jax.Array:
     """Convolves over time, on a CPU by the products of `fast_conv` where they pay.
 
@@ -141,13 +142,14 @@ def conv1d(
       dilation: frames between taps.
       padding: zero frames (left, right).
       compute: operand type of the products.
+      direct: never by tiles, whose rounding depends on where in its tile a frame lies.
 
     Returns:
       [B, (T + sum(padding) - dilation * (width - 1) - 1) // stride + 1, E] float32.
     """
     width, inputs, features = kernel.shape
     num_out = x.shape[1] + sum(padding) - dilation * (width - 1)
-    fits = stride == 1 and num_out > 0 and on_cpu()
+    fits = stride == 1 and num_out > 0 and on_cpu() and not direct
     if compute == "float32":
         if fits and tiles_pay(width, inputs, features) and x.shape[0] * num_out >= TILED_FRAMES:
             return _tiled(dilation, padding, x, kernel)

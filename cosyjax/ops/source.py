@@ -12,11 +12,20 @@ never reaches its output and is not drawn.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.ops.trig import sin_turns
+
+
+class Start(NamedTuple):
+    """What came before the first frame of a call that is part of something longer."""
+
+    phase: jax.Array  # [B, H] uint32 at the centre of the frame before, from `phase_after`
+    goes_on: jax.Array  # [B] bool; False where there was no such frame, and the phase is zero
 
 
 def phase_steps(f0: jax.Array, num_harmonics: int, sample_rate_hz: int) -> jax.Array:
@@ -40,12 +49,24 @@ def phase_steps(f0: jax.Array, num_harmonics: int, sample_rate_hz: int) -> jax.A
     return (turns * np.float32(2.0**31)).astype(jnp.uint32) << 1
 
 
-def harmonic_phase(steps: jax.Array, samples_per_frame: int) -> jax.Array:
+def phase_after(
+    start: jax.Array, steps: jax.Array, samples_per_frame: int, num_frames: jax.Array
+) -> jax.Array:
+    """Phase [B, H] at the centre of frame `num_frames` [B] - 1, `start` where that is none."""
+    inside = (jnp.arange(steps.shape[1]) < num_frames[:, None])[..., None]
+    run = jnp.sum(jnp.where(inside, steps, 0), axis=1, dtype=jnp.uint32)
+    return start + run * np.uint32(samples_per_frame)
+
+
+def harmonic_phase(
+    steps: jax.Array, samples_per_frame: int, start: Start | None = None
+) -> jax.Array:
     """Phase of every sample.
 
     Args:
       steps: [B, F, H] uint32 from `phase_steps`; zero beyond a row's true end.
       samples_per_frame: even.
+      start: what came before; None for nothing.
 
     Returns:
       [B, F * samples_per_frame, H] uint32 parts of a turn.
@@ -53,9 +74,15 @@ def harmonic_phase(steps: jax.Array, samples_per_frame: int) -> jax.Array:
     batch, num_frames, harmonics = steps.shape
     half = samples_per_frame // 2
     centre = jnp.cumsum(steps * np.uint32(samples_per_frame), axis=1, dtype=jnp.uint32)
+    base, step = centre[:, 0], jnp.zeros_like(steps[:, 0])
+    if start is not None:
+        centre = centre + start.phase[:, None]
+        goes_on = start.goes_on[:, None]
+        base = jnp.where(goes_on, start.phase, base)
+        step = jnp.where(goes_on, steps[:, 0], step)
     # Between the centres of frames i - 1 and i the phase runs at the step of frame i.
-    first_half_base = jnp.concatenate([centre[:, :1], centre[:, :-1]], axis=1)
-    first_half_step = steps.at[:, 0].set(0)
+    first_half_base = jnp.concatenate([base[:, None], centre[:, :-1]], axis=1)
+    first_half_step = steps.at[:, 0].set(step)
     second_half_step = jnp.pad(steps[:, 1:], ((0, 0), (0, 1), (0, 0)))
     odd = 2 * jnp.arange(samples_per_frame, dtype=jnp.uint32)[:, None] + 1
 
@@ -77,6 +104,7 @@ def sine_waves(
     amplitude: float,
     noise_std: float,
     voiced_threshold_hz: float,
+    start: Start | None = None,
 ) -> jax.Array:
     """Harmonics in voiced frames, noise everywhere and more of it in unvoiced ones.
 
@@ -88,6 +116,7 @@ def sine_waves(
       amplitude: of a sine.
       noise_std: of the noise in voiced frames; in unvoiced ones it is amplitude / 3.
       voiced_threshold_hz: a frame is voiced where f0 exceeds it.
+      start: what came before; None for nothing.
 
     Returns:
       [B, N, num_harmonics + 1] float32.
@@ -95,7 +124,7 @@ def sine_waves(
     batch, num_frames = f0.shape
     samples_per_frame = noise.shape[1] // num_frames
     steps = phase_steps(f0, num_harmonics, sample_rate_hz)
-    sines = amplitude * sin_turns(harmonic_phase(steps, samples_per_frame))
+    sines = amplitude * sin_turns(harmonic_phase(steps, samples_per_frame, start))
     voiced = jnp.repeat(f0 > voiced_threshold_hz, samples_per_frame, axis=1)[..., None]
     return jnp.where(voiced, sines, 0.0) + jnp.where(voiced, noise_std, amplitude / 3.0) * noise
 

@@ -15,6 +15,7 @@ import pytest
 
 from cosyjax import config as configs
 from cosyjax.errors import InputError
+from cosyjax.infer.overlap import OverlapState
 from cosyjax.infer.vocode import init_stream, mel_to_wav, speak_chunk
 from cosyjax.models import vocoder
 from cosyjax.models.hift import HiFT, HiFTConfig
@@ -212,9 +213,9 @@ def test_a_config_without_the_new_fields_is_the_official_vocoder() -> None:
     assert configs.from_dict(HiFTConfig, configs.to_dict(TINY)) == TINY
 
 
-def test_the_official_vocoder_cannot_stream_exactly() -> None:
-    with pytest.raises(InputError, match="not causal"):
-        init_stream(HiFT(HiFTConfig()), 1)
+def test_the_official_vocoder_streams_by_overlap() -> None:
+    state = init_stream(HiFT(HiFTConfig()), 1)
+    assert isinstance(state, OverlapState) and state.mel.shape == (1, 15 + 20, 80)
 
 
 @pytest.mark.parametrize("wrong, word", [({"lookahead": -1}, "lookahead"), ({"n_fft": 2}, "twice")])

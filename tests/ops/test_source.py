@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.ops import source
@@ -76,3 +77,16 @@ def test_noise_of_rows_at_different_places_is_each_row_alone():
     both = np.asarray(frame_noise(key, 3, first_frame=np.array([-2, 5]), **sizes))
     np.testing.assert_array_equal(both[1:], frame_noise(key, 3, first_frame=5, **sizes))
     np.testing.assert_array_equal(both[:1, 8:], frame_noise(key, 1, **sizes))
+
+
+def test_the_phase_goes_on_where_a_call_before_has_left_it():
+    f0 = np.random.default_rng(0).uniform(80.0, 400.0, (2, 7)).astype(np.float32)
+    steps = source.phase_steps(f0, 2, RATE)
+    whole = np.asarray(source.harmonic_phase(steps, SAMPLES))
+    num = np.array([0, 3])  # a row that begins and one that goes on
+    after = source.phase_after(np.zeros((2, 3), np.uint32), steps, SAMPLES, num)
+    start = source.Start(after, num > 0)
+    tail = jnp.stack([steps[0, :4], steps[1, 3:]])
+    got = source.harmonic_phase(tail, SAMPLES, start)
+    np.testing.assert_array_equal(got[0, : 3 * SAMPLES], whole[0, : 3 * SAMPLES])
+    np.testing.assert_array_equal(got[1], whole[1, 3 * SAMPLES :])
