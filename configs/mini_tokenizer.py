@@ -18,13 +18,14 @@ NUM_PHONES = 512  # ids of the vocabulary learnt from pronunciations
 
 
 def get_config(
-    quantizer: str = "fsq", probe: bool = False, compute: str = "bfloat16"
+    quantizer: str | None = "fsq", probe: bool = False, compute: str = "bfloat16"
 ) -> TrainConfig:
     """4 M parameters that stay and 4 M that only teach.
 
     `quantizer=vq` and `quantizer=none` are the paper's baselines; `probe=true` measures the sound
     that the codes keep.
     """
+    quantizer = quantizer or "none"  # which the command line reads as None
     width = {"embed_dim": 256, "num_heads": 4, "mlp_dim": 1024, "fsmn_width": 15}
     head = ASRHeadConfig(
         **width,

@@ -18,7 +18,7 @@ from cosyjax.train.tasks.tokenizer import TokenizerTask
 
 def get_config(
     size: str = "small",
-    quantizer: str = "fsq",
+    quantizer: str | None = "fsq",
     num_code_dims: int = 8,
     num_levels: int = 3,
     text_vocab: int = 2048,  # ids of the text tokenizer, for "small"
@@ -28,6 +28,7 @@ def get_config(
 ) -> TrainConfig:
     """8 M parameters for hours of speech, or the released size for thousands."""
     small = {"small": True, "base": False}[size]
+    quantizer = quantizer or "none"  # which the command line reads as None
     width = {"embed_dim": 256, "num_heads": 4, "mlp_dim": 1024, "fsmn_width": 15} if small else {}
     depth = {"num_encoder_layers": 2, "num_decoder_layers": 2} if small else {}
     # Behind the ids of the text come a start and an end; 64 keep the table divisible.

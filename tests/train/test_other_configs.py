@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from cosyjax import config as configs
+from cosyjax.cli.train import read_config_file
 from cosyjax.models.hift import HiFTConfig
 from cosyjax.models.speaker_encoder import SpeakerEncoderConfig
 from cosyjax.models.speech_tokenizer import SpeechTokenizerConfig
@@ -43,6 +44,7 @@ def test_the_released_sizes_are_those_of_the_models(name: str) -> None:
         ("tokenizer", {}),
         ("tokenizer", {"quantizer": "vq"}),
         ("tokenizer", {"quantizer": "none", "size": "base"}),
+        ("mini_tokenizer", {"quantizer": "vq", "probe": True}),
         ("vocoder", {}),
         ("vocoder", {"size": "cosyvoice2"}),
         ("vocoder", {"causal": True, "lookahead": 3}),
@@ -52,6 +54,14 @@ def test_the_released_sizes_are_those_of_the_models(name: str) -> None:
 def test_a_config_is_read_back_from_its_json(name: str, values: dict) -> None:
     config = get_config(name, **values)
     assert read_config(json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "words", ["tokenizer.py:quantizer=none", "mini_tokenizer.py:quantizer=none,probe=true"]
+)
+def test_a_command_line_can_ask_for_no_quantizer(words: str) -> None:
+    task = read_config_file(f"{FOLDER}/{words}").task
+    assert task.model.quantizer == "none" and (task.probe is not None) == ("probe" in words)
 
 
 @pytest.mark.parametrize(
