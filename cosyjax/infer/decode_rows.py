@@ -161,7 +161,7 @@ def start_text_row(
         text, speech = speak.NO_TOKENS, speak.NO_TOKENS
     paired = -(-len(speech) // m) * n
     tail = paired > len(text)
-    budget = _text_budget(ratio, len(speech), max_tokens, lm_length) - len(text)
+    budget = text_budget(ratio, len(speech), max_tokens, lm_length) - len(text)
     _check_beginning(0 if final else missing_text(ratio, conditions) - num_new, len(text), budget)
     one: Any = lambda value, dtype=np.int32: np.array([value], dtype)
     state = decode_text.no_text(1, text_room, n, sampling).replace(
@@ -194,7 +194,7 @@ def missing_text(ratio: tuple[int, int], conditions: Conditions) -> int:
     return max(blocks * ratio[0] - len(conditions.lm_text_tokens), int(blocks > 0))
 
 
-def _text_budget(ratio: tuple[int, int], num_speech: int, max_tokens: int, lm_length: int) -> int:
+def text_budget(ratio: tuple[int, int], num_speech: int, max_tokens: int, lm_length: int) -> int:
     """Text tokens, those of the prompt included, that one piece can take and never lose.
 
     All positions fit into the cache, and `max_tokens` is not reached before the tail.

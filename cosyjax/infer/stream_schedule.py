@@ -57,6 +57,16 @@ class StreamConfig:
             size = min(size * self.growth, self.chunk)
             yield size
 
+    def all_sizes(self, models: AcousticModels, num_tail: int = 0) -> list[int]:
+        """Every size that `sizes` yields."""
+        found: list[int] = []
+        for size in self.sizes(models, num_tail):
+            if size not in found:
+                found.append(size)
+            if size == self.chunk or self.growth == 1 and len(found) > 1:
+                return found
+        return found
+
     def window(self, models: AcousticModels) -> int:
         """Most tokens that a step takes, those peeked at included, whatever the prompt."""
         longest_tail = -(-models.tail // models.mask_chunk) * models.mask_chunk
