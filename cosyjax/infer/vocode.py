@@ -167,23 +167,27 @@ def _speak_causal(
 ) -> tuple[jax.Array, jax.Array, VocoderState]:
     """`speak_rows` of the causal vocoder."""
     ahead, rate = model.config.lookahead, model.config.samples_per_frame
-    wav, count, state = _speak_known(model, params, mel, state, keys=keys, num_frames=num_frames)
-    wav = jnp.pad(wav, ((0, 0), (0, ahead * rate)))
-    if ahead == 0:
-        return wav, count * rate, state
+    num_new = mel.shape[1]
+    size = max(num_new, ahead)
+    mel = jnp.pad(mel, ((0, 0), (0, size - num_new), (0, 0)))
+    # The frames held back are spoken by a second turn of one loop: as a program of its own it would
+    # take as long to compile as the first.
+    num_turns = 1 + (jnp.any(last) if ahead else 0)
 
-    def flush(state: VocoderState) -> tuple[jax.Array, jax.Array, VocoderState]:
-        beyond = jnp.zeros((mel.shape[0], ahead, mel.shape[2]), mel.dtype)
-        counts = jnp.where(last, ahead, 0)
-        return _speak_known(model, params, beyond, state, keys=keys, num_frames=counts)
+    def turn(index: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        wav, count, state = carry
+        first = index == 0
+        heard = jnp.where(first, num_frames, jnp.where(last, ahead, 0))
+        new, more, state = _speak_known(
+            model, params, jnp.where(first, mel, 0.0), state, keys=keys, num_frames=heard
+        )
+        put = lambda row, end, at: jax.lax.dynamic_update_slice_in_dim(row, end, at, 0)
+        return jax.vmap(put)(wav, new, count * rate), count + more, state
 
-    def rest(state: VocoderState) -> tuple[jax.Array, jax.Array, VocoderState]:
-        silent = jnp.zeros((mel.shape[0], ahead * rate), jnp.float32)
-        return silent, jnp.zeros_like(count), state
-
-    tail, more, state = jax.lax.cond(jnp.any(last), flush, rest, state)
-    put = lambda row, end, at: jax.lax.dynamic_update_slice_in_dim(row, end, at, 0)
-    return jax.vmap(put)(wav, tail, count * rate), (count + more) * rate, state
+    wav = jnp.zeros((mel.shape[0], 2 * size * rate), jnp.float32)
+    carry = wav, jnp.zeros_like(num_frames), state
+    wav, count, state = jax.lax.fori_loop(0, num_turns, turn, carry)
+    return wav[:, : (num_new + ahead) * rate], count * rate, state
 
 
 def _speak_known(
