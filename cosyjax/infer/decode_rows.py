@@ -132,11 +132,8 @@ def start_text_row(
     A voice without prompt speech begins with any text, or none. Prompt speech is read in blocks
     with the prompt's text and the new one, so it waits for `missing_text` tokens; a text that ends
     before is followed by `task` and the rest of the prompt's speech, as in training.
-    Differs: `decode_bistream` (the official code) then forgets that rest, and the text in front of
-    it is spoken as well.
-
-    The tokens are limited by `config` once the text has ended, as those of `start_row` are; while
-    it comes, the blocks are the limit.
+    Differs: `decode_bistream` (the official code) then forgets that rest, and speaks its text.
+    `config` limits the tokens once the text has ended; until then the blocks do.
 
     Args:
       lm: the language model.
@@ -145,47 +142,64 @@ def start_text_row(
       key: decides every draw.
       sampling: how to draw.
       config: length ratios.
-      max_tokens: of the batch that the row will join.
-      lm_length: positions of that batch's caches.
-      text_room: text tokens that may wait in that batch.
+      max_tokens: as the next two, of the batch that the row will join.
+      lm_length: positions of its caches.
+      text_room: text tokens that may wait.
       final: the text is complete.
 
     Raises:
       InputError: the prompt needs more text, or the text needs more room.
     """
-    n, m = ratio = lm.model.config.mix_ratio
-    num_new = len(text_tokens)
+    ratio, num_new = lm.model.config.mix_ratio, len(text_tokens)
     text = np.concatenate([conditions.lm_text_tokens, text_tokens]).astype(np.int32)
     speech = conditions.lm_speech_tokens
-    if final and not num_new:  # nothing will be said, so nothing is read
-        text, speech = speak.NO_TOKENS, speak.NO_TOKENS
-    paired = -(-len(speech) // m) * n
-    tail = paired > len(text)
+    if final and not num_new:
+        text = speech = speak.NO_TOKENS  # nothing will be said, so nothing is read
     budget = text_budget(ratio, len(speech), max_tokens, lm_length) - len(text)
     _check_beginning(0 if final else missing_text(ratio, conditions) - num_new, len(text), budget)
-    one: Any = lambda value, dtype=np.int32: np.array([value], dtype)
-    state = decode_text.no_text(1, text_room, n, sampling).replace(
-        waiting=_wait(text[paired:], text_room),
-        num_waiting=one(max(len(text) - paired, 0)),
-        final=one(final, bool),
-        asked=one(not len(speech), bool),
-        tail=one(tail, bool),
-        left=one(m - len(speech) % m),
-        num_text=one(num_new),
-        budget=one(budget),
-        ratios=one((config.min_tokens_per_text_token, config.max_tokens_per_text_token), "f4"),
-    )
+    state = decode_text.no_text(1, text_room, ratio[0], sampling)
+    num_read, state = _read_blocks(state, text, len(speech), ratio[1])
+    one = lambda value: np.array([value], np.int32)
+    state = state.replace(num_text=one(num_new), budget=one(budget), final=one(final) > 0)
     return decode_text.start_text(
-        lm.model,
-        lm.params if lm.prefill is None else lm.prefill,
-        speak.lm_prompt(text[:paired], speech) if paired else NO_PROMPT,
-        one(1 + len(text[:paired]) + tail + len(speech)),  # sos first, task in a tail
-        state,
+        *(lm.model, lm.params if lm.prefill is None else lm.prefill),
+        speak.lm_prompt(text[:num_read], speech) if num_read else NO_PROMPT,
+        one(1 + num_read + int(state.tail[0]) + len(speech)),  # sos first, task in a tail
+        state.replace(ratios=_ratios(config)),
         jax.random.fold_in(key, speak.LM_STREAM),
         sampling=sampling,
         max_tokens=max_tokens,
         lm_length=lm_length,
     )
+
+
+def _read_blocks(
+    blank: TextState, text: np.ndarray, num_speech: int, m: int
+) -> tuple[int, TextState]:
+    """Text tokens that are read with a prompt's speech, and the state of the row after that.
+
+    The row goes on with the prompt's last block, whose speech may be short. Without any it asks
+    for text; without the text of all blocks it has read all there is, and stands in its tail.
+    """
+    paired = -(-num_speech // m) * blank.block
+    waiting, room = text[paired:], blank.waiting.shape[1]
+    if len(waiting) > room:
+        raise InputError(
+            f"{len(waiting)} text tokens would wait; this stream holds {room}: begin with the "
+            "first of them and feed the others as they are read"
+        )
+    return min(paired, len(text)), blank.replace(
+        waiting=buckets.pad_to(waiting, room)[None],
+        num_waiting=np.array([len(waiting)], np.int32),
+        asked=np.array([not num_speech]),
+        tail=np.array([paired > len(text)]),
+        left=np.array([m - num_speech % m], np.int32),
+    )
+
+
+def _ratios(config: SynthesisConfig) -> np.ndarray:
+    fewest, most = config.min_tokens_per_text_token, config.max_tokens_per_text_token
+    return np.array([[fewest, most]], np.float32)
 
 
 def missing_text(ratio: tuple[int, int], conditions: Conditions) -> int:
@@ -216,15 +230,6 @@ def _check_beginning(num_missing: int, num_text: int, budget: int) -> None:
             f"prompt and text take {num_text} text tokens; this stream has room for "
             f"{max(budget + num_text, 0)}: begin with less text, or make the stream longer"
         )
-
-
-def _wait(text: np.ndarray, room: int) -> np.ndarray:
-    if len(text) > room:
-        raise InputError(
-            f"{len(text)} text tokens would wait; this stream holds {room}: begin with the first "
-            "of them and feed the others as they are read"
-        )
-    return buckets.pad_to(text, room)[None]
 
 
 def prompt_length(num_text: int, num_speech: int) -> int:

@@ -51,7 +51,7 @@ class TextState(struct.PyTreeNode):
     num_drawn: jax.Array  # [B] int32 ids drawn, `fill` included: what randomness counts
     recent: jax.Array  # [B, W] int32 the last ids drawn, `fill` included; -1 for none
     num_text: jax.Array  # [B] int32 text tokens so far, without those of the prompt
-    budget: jax.Array  # [B] int32 text tokens that may still be fed
+    budget: jax.Array  # [B] int32 text tokens that may still be fed, as room is made for them
     ratios: jax.Array  # [B, 2] float32 fewest and most speech tokens for a text token
     block: int = struct.field(pytree_node=False)  # n, text tokens of a block
 
@@ -60,6 +60,12 @@ class TextState(struct.PyTreeNode):
         """[B] bool: the row does not wait for text."""
         there = self.final | (self.num_waiting >= self.block)
         return ~self.asked | (there & (self.num_text > 0))  # a prompt's text alone says nothing
+
+    @property
+    def room(self) -> jax.Array:
+        """[B] int32 text tokens that the row takes now, if it has not ended."""
+        fits = jnp.minimum(self.budget, self.waiting.shape[1] - self.num_waiting)
+        return jnp.where(self.final, 0, fits)
 
 
 def history(sampling: SamplingConfig) -> int:

@@ -51,20 +51,21 @@ def feed_text(
       row: number of the row.
       tokens: int [K], may be empty; padded here to one of a few sizes.
       final: the text is complete.
-      room: text tokens that the row is known to take: `Progress.room` after an earlier step, less
-        what was fed since. None asks the state, and thereby waits for the step that made it.
+      room: text tokens that the row is known to take: `TextState.room` as the row began, or
+        `Progress.room` after a later step, less what was fed since. It is trusted. None asks the
+        state, and thereby waits for the step that made it.
 
     Raises:
       InputError: the row does not take so many; nothing is lost, the state is as it was.
     """
-    num = len(tokens)
+    num, most = len(tokens), state.text.waiting.shape[1]
     if not num and not final:
         return state
     if num and room is None:
         room = int(jax.device_get(text_progress(state).room)[row])
-    if num > (room or 0):
+    if num > min(room or 0, most):
         raise InputError(_refusal(jax.device_get(text_progress(state)), row, num))
-    size = next(size for size in (*SIZES, state.text.waiting.shape[1]) if num <= size)
+    size = next(size for size in (*SIZES, most) if num <= size)
     padded = buckets.pad_to(np.asarray(tokens, np.int32), size)
     return _feed(state, row, padded, np.int32(num), np.bool_(final))
 
@@ -97,10 +98,9 @@ def _feed(
 def text_progress(state: StreamState) -> Progress:
     """How far the rows are with their text; a small copy, so that the state can be given away."""
     text, ended = state.text, state.lm.done
-    budget = jnp.where(ended | text.final, 0, text.budget)
     return Progress(
-        room=jnp.minimum(budget, text.waiting.shape[1] - text.num_waiting),
-        budget=budget,
+        room=jnp.where(ended, 0, text.room),
+        budget=jnp.where(ended | text.final, 0, text.budget),
         num_waiting=text.num_waiting + 0,
         resting=~ended & ~text.can_go_on,
         final=text.final | False,

@@ -202,8 +202,9 @@ def test_a_text_may_end_at_any_time(lm, num) -> None:
 def test_an_empty_text_ends_without_a_word(lm, voice) -> None:
     rows = Rows(lm)
     rows.begin(0, TEXT[:0], voice, final=True)
-    rows.begin(1, TEXT[:0])
+    rows.begin(1, TEXT[:0], (TEXT[:4], NO_TOKENS))  # an instruction alone says nothing
     rows.feed(1, [])
+    rows.draw(99, 99)
     assert text_progress(rows.state).ended.tolist() == [True, False]
     rows.feed(1, [], final=True)
     rows.draw(99, 99)
@@ -243,8 +244,9 @@ def test_text_beyond_the_buffer_is_refused_and_nothing_is_lost(lm) -> None:
     assert text_progress(rows.state).room.tolist() == [5, 0]
     with pytest.raises(InputError, match="6 text tokens for row 0, which takes 5 now"):
         rows.feed(0, np.zeros(6))
-    with pytest.raises(InputError, match="takes 5 now"):
-        feed_text(rows.state, 0, np.zeros(6, np.int32), room=5)
+    for room, num in ((5, 6), (99, 13)):
+        with pytest.raises(InputError, match="takes 5 now"):
+            feed_text(rows.state, 0, np.zeros(num, np.int32), room=room)
     rows.feed(0, [], final=True)
     with pytest.raises(InputError, match="row 0, whose text has ended"):
         rows.feed(0, [1])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cosyjax.errors import InputError
-from cosyjax.infer import decode_rows, stream_step
+from cosyjax.infer import decode_rows, decode_text, stream_step
 from cosyjax.infer.acoustic_state import reach
 from cosyjax.infer.decode import SamplingConfig, decode_chunk
+from cosyjax.infer.feed_text import feed_text, text_progress
 from cosyjax.infer.speak import SynthesisConfig, text_to_tokens
 from cosyjax.infer.stages import Stage, Stages
 from cosyjax.infer.stream_schedule import StreamConfig
@@ -28,13 +29,15 @@ LM = TextSpeechLMConfig(
     rope_theta=100.0,
     text_vocab_size=30,
     codebook_size=FLOW.vocab_size,
+    mix_ratio=(2, 4),
 )
 SAMPLING = SamplingConfig(method="random", runaway_window=0)
 RATIOS = SynthesisConfig(min_tokens_per_text_token=2.0, max_tokens_per_text_token=6.0)
 SCHEDULE = StreamConfig(5, 5)
 KEYS = jax.random.split(jax.random.key(8), 3)
 TEXTS = [np.array(ids, np.int32) for ids in ([3, 9, 4, 22, 7], [8, 1], [5, 17, 2])]
-MAX_TOKENS, LM_LENGTH, ROOM = 32, 66, 60
+LONG = np.array([3, 9, 4, 22, 7, 11, 5], np.int32)
+MAX_TOKENS, LM_LENGTH, ROOM, TEXT_ROOM = 32, 66, 60, 16
 BATCH = 4  # programs of tests/infer/test_acoustic_stream.py serve here too
 
 
@@ -48,7 +51,7 @@ def talker() -> Speaker:
 
 def begin(talker: Speaker, batch: int = BATCH) -> stream_step.StreamState:
     window = SCHEDULE.window(talker.models)
-    sizes = Sizes(batch, reach(talker.models, ROOM), MAX_TOKENS, LM_LENGTH, window)
+    sizes = Sizes(batch, reach(talker.models, ROOM), MAX_TOKENS, LM_LENGTH, window, TEXT_ROOM)
     return stream_step.init_stream_state(talker, sizes)
 
 
@@ -64,6 +67,20 @@ def arrive(talker: Speaker, num_prompt: int, index: int, final: bool = True) -> 
     row = begin_row(made.acoustic, KEYS[index], reach(talker.models, ROOM))
     lm = read(talker, TEXTS[index], KEYS[index])
     return Arrival(row, made.tail, made.num_tail, lm, final)
+
+
+def read_on(talker: Speaker, text: np.ndarray, key: jax.Array, final: bool = False):
+    """The LM of a row whose text goes on."""
+    sizes = {"max_tokens": MAX_TOKENS, "lm_length": LM_LENGTH, "text_room": TEXT_ROOM}
+    options = {"sampling": SAMPLING, "config": RATIOS, "final": final, **sizes}
+    return decode_rows.start_text_row(talker.lm, text, voice(0), key, **options)
+
+
+def open_text(talker: Speaker, text: np.ndarray, last_piece: bool = True, **final) -> Arrival:
+    """A row in the voice of `arrive(talker, 12, 0)` whose text goes on."""
+    lm, text_state = read_on(talker, text, KEYS[0], **final)
+    spoken = arrive(talker, 12, 0, final=last_piece)
+    return spoken._replace(lm=lm, text=text_state)
 
 
 def said_whole(talker: Speaker, text: np.ndarray, key: jax.Array) -> np.ndarray:
@@ -187,3 +204,74 @@ def test_a_text_that_does_not_fit_the_stream_is_refused(talker) -> None:
             max_tokens=MAX_TOKENS,
             lm_length=LM_LENGTH,
         )
+
+
+@pytest.fixture(scope="module")
+def writer(talker: Speaker) -> Listener:
+    """A text that comes token by token, the same at once, and a row that knows its text."""
+    ear = Listener(talker, BATCH)
+    ear.join(0, open_text(talker, LONG[:0]))
+    ear.join(1, open_text(talker, LONG, final=True))
+    ear.join(2, arrive(talker, 7, 1))
+    for token in LONG:
+        ear.state = feed_text(ear.state, 0, np.array([token]))
+        ear.step()
+    rests = text_progress(ear.state).resting[0]
+    assert rests and not ear.step()[0] and len(ear.wavs[0][-1]) == 0
+    ear.state = feed_text(ear.state, 0, LONG[:0], final=True)
+    ear.run()
+    return ear
+
+
+def test_text_that_comes_bit_by_bit_sounds_like_text_that_is_there(talker, writer) -> None:
+    tokens, num = np.asarray(writer.state.lm.tokens), np.asarray(writer.state.lm.num_tokens)
+    np.testing.assert_array_equal(tokens[0], tokens[1])
+    got, wanted = writer.heard(0), writer.heard(1)
+    np.testing.assert_array_equal(got.wav, wanted.wav)
+    assert_same(got, whole(voice(12, seed=0), tokens[0, : num[0]], KEYS[0]))
+    assert num[0] >= 4 * len(LONG) // 2
+
+
+def test_a_row_beside_those_that_read_says_what_it_says_alone(talker, writer) -> None:
+    drawn_whole = said_whole(talker, TEXTS[1], KEYS[1])
+    assert_same(writer.heard(2), whole(voice(7, seed=1), drawn_whole, KEYS[1]))
+
+
+@pytest.mark.slow
+def test_pieces_whose_text_goes_on_share_one_stream(talker) -> None:
+    ear = Listener(talker, BATCH)
+    ear.join(0, open_text(talker, LONG[:4], last_piece=False))
+    ear.state = feed_text(ear.state, 0, LONG[4:], final=True)
+    for _ in range(10):
+        ear.step()
+    assert text_progress(ear.state).ended[0] and not np.asarray(ear.state.queue.done)[0]
+    tokens = [np.asarray(ear.state.lm.tokens)[0, : int(ear.state.lm.num_tokens[0])]]
+    lm, text = read_on(talker, LONG[:1], KEYS[2])
+    ear.state = stream_step.next_piece(ear.state, 0, lm, True, text)
+    ear.step()
+    ear.state = feed_text(ear.state, 0, LONG[1:5], final=True)
+    ear.run()
+    tokens.append(np.asarray(ear.state.lm.tokens)[0, : int(ear.state.lm.num_tokens[0])])
+    assert_same(ear.heard(0), whole(voice(12, seed=0), np.concatenate(tokens), KEYS[0]))
+
+
+def test_an_empty_text_ends_its_stream_after_more_than_fits_was_refused(talker) -> None:
+    ear = Listener(talker, BATCH)
+    ear.join(0, open_text(talker, LONG[:0]))
+    with pytest.raises(InputError, match="17 text tokens for row 0"):
+        feed_text(ear.state, 0, np.zeros(17, np.int32))
+    assert not ear.step()[0]
+    ear.state = feed_text(ear.state, 0, LONG[:0], final=True)
+    ear.run()
+    assert len(ear.heard(0).wav) == 0
+
+
+def test_one_loop_serves_all_rows(talker, writer) -> None:
+    before = decode_text.decode_wanted._cache_size()
+    ear = Listener(talker, BATCH)
+    ear.join(3, arrive(talker, 0, 2))
+    ear.join(1, open_text(talker, LONG[:3]))
+    ear.step()
+    ear.state = feed_text(ear.state, 1, LONG[3:])
+    ear.step()
+    assert decode_text.decode_wanted._cache_size() == before
