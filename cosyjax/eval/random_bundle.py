@@ -17,12 +17,13 @@ HEAD_BIAS = (jax.tree_util.DictKey("head"), jax.tree_util.DictKey("bias"))
 def random_params(config: BundleConfig, modules: tuple[str, ...]) -> dict[str, Any]:
     """Draws the parameters of the named modules, each scaled by the root of its fan-in."""
     return {
-        name: _draw(MODULES[name].init_params, config.of(name), seed)
+        name: draw_params(MODULES[name].init_params, config.of(name), seed)
         for seed, name in enumerate(modules)
     }
 
 
-def _draw(init: Any, config: Any, seed: int) -> Any:
+def draw_params(init: Any, config: Any, seed: int) -> Any:
+    """Draws what `init(config, key)` would make."""
     # numpy draws 500 M values in seconds; the initialisers' own draws take a minute on two cores.
     shapes = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
     stream = np.random.default_rng(seed)

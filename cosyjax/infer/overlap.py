@@ -73,6 +73,12 @@ def is_exact(config: HiFTConfig, overlap: OverlapConfig) -> bool:
     return overlap.overlap < 0 or overlap.overlap >= max(receptive_field(config))
 
 
+def work_ratio(config: HiFTConfig, overlap: OverlapConfig, chunk: int) -> float:
+    """Frames vocoded per frame spoken, in calls of `chunk` mel frames."""
+    size = sizes(config, overlap)
+    return (size.behind + size.ahead + chunk) / chunk
+
+
 class OverlapState(struct.PyTreeNode):
     """What the vocoder remembers of a stream, whose size never changes; rows are independent."""
 

@@ -13,6 +13,7 @@ import pytest
 
 from cosyjax import config as configs
 from cosyjax.errors import InputError
+from cosyjax.eval.overlap_table import random_utterance
 from cosyjax.infer import overlap as overlaps
 from cosyjax.infer.acoustic_state import state_bytes
 from cosyjax.infer.overlap import OverlapConfig, init_overlap, is_exact, sizes, speak_overlapped
@@ -53,8 +54,14 @@ def wholes(mels) -> list[np.ndarray]:
 class Rows:
     """Streams whose mel is known beforehand."""
 
-    def __init__(self, mels: Sequence[np.ndarray], overlap: OverlapConfig, keys: Any = KEYS):
-        self.model, self.params = speaker()
+    def __init__(
+        self,
+        mels: Sequence[np.ndarray],
+        overlap: OverlapConfig,
+        keys: Any = KEYS,
+        models: tuple[Any, Any] | None = None,
+    ) -> None:
+        self.model, self.params = models or speaker()
         self.mels, self.overlap, self.keys = list(mels), overlap, keys
         self.state = init_overlap(self.model.config, overlap, len(mels))
         self.at = np.zeros(len(mels), np.int32)
@@ -64,7 +71,7 @@ class Rows:
         """Every row hears up to `chunk` frames, or so many of them as `counts` says."""
         left = np.array([len(mel) for mel in self.mels]) - self.at
         num = np.minimum(left, chunk if counts is None else np.array(counts)).astype(np.int32)
-        given = np.full((len(num), chunk, MELS), np.nan, np.float32)
+        given = np.full((len(num), chunk, self.mels[0].shape[1]), np.nan, np.float32)
         for row, mel in enumerate(self.mels):
             given[row, : num[row]] = mel[self.at[row] :][: num[row]]
         wav, spoken, self.state = speak_overlapped(
@@ -226,3 +233,16 @@ def test_more_overlap_is_nearer_the_whole(mels, wholes) -> None:
         for num in (0, 2, 4, 6)
     ]
     assert near == sorted(near) and near[-1] > 90
+
+
+@pytest.mark.slow
+def test_four_rows_of_official_size_say_what_the_whole_says() -> None:
+    given = random_utterance(120)
+    lengths, keys = (120, 47, 90, 20), KEYS
+    mels = [given.mel[len(given.mel) - num :] for num in lengths]
+    padded = np.stack([np.pad(mel, ((0, 120 - len(mel)), (0, 0))) for mel in mels])
+    wav = mel_to_wav(given.model, given.params, padded, np.array(lengths, np.int32), keys)
+    rows = Rows(mels, EXACT, keys, (given.model, given.params))
+    for row, said in enumerate(rows.run(30)):
+        assert len(said) == lengths[row] * 480
+        assert decibels(said, np.asarray(wav)[row, : len(said)]) > 60
