@@ -182,10 +182,10 @@ def _fit(tree: Any, num_frames: int) -> Any:
     """Lets every cache in `tree` hold `num_frames`; they are aligned to their right end."""
 
     def cut(x: jax.Array) -> jax.Array:
-        room = num_frames - x.shape[-3]
+        room = num_frames - x.shape[-2]
         pad = [(0, 0)] * x.ndim
-        pad[-3] = (max(room, 0), 0)
-        return jnp.pad(x, pad)[..., max(-room, 0) :, :, :]
+        pad[-2] = (max(room, 0), 0)
+        return jnp.pad(x, pad)[..., max(-room, 0) :, :]
 
     is_cache = lambda node: isinstance(node, ChunkCache)
     fit = lambda x: x.replace(key=cut(x.key), value=cut(x.value)) if is_cache(x) else x

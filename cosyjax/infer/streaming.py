@@ -34,7 +34,7 @@ from cosyjax.text.feed import SegmentRule, SentenceFeed, WordFeed
 if TYPE_CHECKING:
     from cosyjax.infer.synthesize import Synthesizer
 
-LEFT_SECONDS = 20  # that attention sees by default, the prompt included
+LEFT_SECONDS = 5  # that attention sees by default, the prompt included
 LONGEST_WORD = 24  # text tokens
 MAX_VOICES = 64  # whose encoded prompts are kept
 
@@ -45,7 +45,7 @@ class StreamSetup:
 
     batch: int = 1  # streams at once
     schedule: StreamConfig | None = None  # largest chunks; None: from one mask chunk to 2 s
-    # Mask chunks that attention sees behind its own. None: 20 s, with which a stream may go on for
+    # Mask chunks that attention sees behind its own. None: 5 s, with which a stream may go on for
     # ever; -1: everything, the sound of the whole however long, for at most `max_seconds`.
     left_context: int | None = None
     max_seconds: float = 60.0  # prompt and speech of a stream that sees everything

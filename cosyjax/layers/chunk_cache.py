@@ -2,7 +2,8 @@
 
 The cache is aligned to its right end: its last entry is the frame just before the next call. The
 distance from a query to a cached key is therefore the same in every call, and when an utterance
-outgrows the cache the oldest frames fall out.
+outgrows the cache the oldest frames fall out. Heads stand before frames, as the products of the
+attention read them: any other order would be copied in every call.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cosyjax.ops import masks
+from cosyjax.ops import masks, product
 
 
 class ChunkCache(struct.PyTreeNode):
     """Fixed shapes; frames before the start are hidden through `position`."""
 
-    key: jax.Array  # [B, L, H, P], float32 or, where products take bfloat16, bfloat16
-    value: jax.Array  # [B, L, H, P]
+    key: jax.Array  # [B, H, L, P], float32 or, where products take bfloat16, bfloat16
+    value: jax.Array  # [B, H, L, P]
     position: jax.Array  # int32 [B], frames spoken so far
 
 
@@ -28,30 +29,55 @@ def init_cache(
     """Returns a cache of `max_frames` frames in which nothing has been spoken."""
     # Products round their operands to bfloat16 anyway, so a bfloat16 cache changes no result.
     dtype = jnp.bfloat16 if compute == "bfloat16" else jnp.float32
-    zeros = jnp.zeros((batch, max_frames, num_heads, head_dim), dtype)
+    zeros = jnp.zeros((batch, num_heads, max_frames, head_dim), dtype)
     return ChunkCache(zeros, zeros, jnp.zeros((batch,), jnp.int32))
 
 
-def extend(
-    cache: ChunkCache | None, key: jax.Array, value: jax.Array
-) -> tuple[jax.Array, jax.Array, ChunkCache | None]:
-    """Appends new keys and values [B, C, H, P].
+def extend(cache: ChunkCache, key: jax.Array, value: jax.Array) -> ChunkCache:
+    """Returns the cache for the next call: the new keys and values [B, H, C, P] at its end."""
+
+    def append(old: jax.Array, new: jax.Array) -> jax.Array:
+        num_new, num_cached = new.shape[2], old.shape[2]
+        new = new.astype(old.dtype)[:, :, max(num_new - num_cached, 0) :]
+        return jnp.concatenate([old[:, :, new.shape[2] :], new], axis=2)
+
+    position = cache.position + key.shape[2]
+    return ChunkCache(append(cache.key, key), append(cache.value, value), position)
+
+
+def attend_cached(
+    query: jax.Array,
+    parts: tuple[ChunkCache | None, jax.Array, jax.Array],
+    mask: jax.Array,
+    *,
+    bias: jax.Array | float = 0.0,
+    compute: str = "float32",
+) -> jax.Array:
+    """Attention over the cache and the new frames, without putting them together first.
+
+    Args:
+      query: [B, H, C, P], scaled.
+      parts: the cache, or None for a whole utterance (L = 0); new keys and values [B, H, C, P].
+      mask: bool [B or 1, C, L + C], True = may look.
+      bias: added to the scores, [B or 1, H, C, L + C].
+      compute: operand type of the products.
 
     Returns:
-      The keys and values that the new frames may look at, [B, L + C, H, P], and the cache for the
-      next call. Without a cache (a whole utterance in one call) the new ones alone, and None.
+      [B, H, C, P] float32.
     """
+    cache, key, value = parts
+    score = lambda keys: product.einsum("bhtp,bhsp->bhts", query, keys, compute=compute)
+    weigh = lambda w, values: product.einsum("bhts,bhsp->bhtp", w, values, compute=compute)
+    scores = score(key)
+    if cache is not None:
+        scores = jnp.concatenate([score(cache.key), scores], axis=-1)
+    scores = jnp.where(mask[:, None], scores + bias, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
     if cache is None:
-        return key, value, None
-    num_new, num_cached = key.shape[1], cache.key.shape[1]
-    keys = jnp.concatenate([cache.key, key.astype(cache.key.dtype)], axis=1)
-    values = jnp.concatenate([cache.value, value.astype(cache.value.dtype)], axis=1)
-    after = ChunkCache(
-        keys[:, keys.shape[1] - num_cached :],
-        values[:, values.shape[1] - num_cached :],
-        cache.position + num_new,
-    )
-    return keys, values, after
+        return weigh(weights, value)
+    num_cached = cache.key.shape[2]
+    old = weigh(weights[..., :num_cached], cache.value)
+    return old + weigh(weights[..., num_cached:], value)
 
 
 def default_mask(cache: ChunkCache | None, x: jax.Array, chunk: int) -> jax.Array:
@@ -65,6 +91,6 @@ def default_mask(cache: ChunkCache | None, x: jax.Array, chunk: int) -> jax.Arra
     batch, num_new = x.shape[:2]
     chunk = chunk or masks.EVERYTHING
     position = jnp.zeros((batch,), jnp.int32) if cache is None else cache.position
-    num_cached = 0 if cache is None else cache.key.shape[1]
+    num_cached = 0 if cache is None else cache.key.shape[2]
     num_valid = jnp.full((batch,), num_new, jnp.int32)
     return masks.window(position, num_valid, (num_cached, num_new), chunk=chunk)

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosyjax.layers.basic import Dense, LayerNorm, boxed
-from cosyjax.layers.chunk_cache import ChunkCache, default_mask, extend, init_cache
+from cosyjax.layers.chunk_cache import (
+    ChunkCache,
+    attend_cached,
+    default_mask,
+    extend,
+    init_cache,
+)
 from cosyjax.ops import product
 
 BLOCK_EPSILON = 1e-12
@@ -90,22 +96,22 @@ class RelativeAttention(nn.Module):
             mask = default_mask(state, x, self.chunk)
         heads = lambda y: y.reshape(*y.shape[:-1], self.num_heads, -1)
         query = heads(self.query(x))
-        keys, values, state = extend(state, heads(self.key(x)), heads(self.value(x)))
-        table = distance_table(x.shape[1], keys.shape[1], self.embed_dim)
-        distances = heads(self.position(table))
+        # Heads first, see `layers.chunk_cache`.
+        key, value = (heads(y).swapaxes(1, 2) for y in (self.key(x), self.value(x)))
+        distances = heads(self.position(distance_table(*mask.shape[1:], self.embed_dim)))
         scale = jnp.float32(query.shape[-1] ** -0.5)
-        # Heads first, see `ops.attend`.
-        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
         toward = lambda bias: ((query + bias) * scale).swapaxes(1, 2)
-        content = product.einsum(
-            "bhtp,bhsp->bhts", toward(self.content_bias), keys, compute=self.compute
-        )
         place = product.einsum(
             "bhtp,mhp->bhtm", toward(self.position_bias), distances, compute=self.compute
         )
-        scores = jnp.where(mask[:, None], content + by_key(place), jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1)
-        y = product.einsum("bhts,bhsp->bhtp", weights, values, compute=self.compute)
+        y = attend_cached(
+            toward(self.content_bias),
+            (state, key, value),
+            mask,
+            bias=by_key(place),
+            compute=self.compute,
+        )
+        state = None if state is None else extend(state, key, value)
         return self.out(y.swapaxes(1, 2).reshape(*x.shape)), state
 
 

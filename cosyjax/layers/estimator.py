@@ -16,9 +16,14 @@ import numpy as np
 from flax import struct
 
 from cosyjax.layers.basic import Conv, Dense, LayerNorm
-from cosyjax.layers.chunk_cache import ChunkCache, default_mask, extend, init_cache
+from cosyjax.layers.chunk_cache import (
+    ChunkCache,
+    attend_cached,
+    default_mask,
+    extend,
+    init_cache,
+)
 from cosyjax.layers.conv import CausalConv
-from cosyjax.ops.attend import attend
 
 TIME_SCALE = 1000.0
 
@@ -174,9 +179,11 @@ class ChunkTransformer(nn.Module):
         if mask is None:
             mask = default_mask(state, x, self.chunk)
         query, key, value = self._project(self.attention_norm(x))
-        keys, values, state = extend(state, key, value)
-        y = attend(query, keys, values, mask, compute=self.compute)
-        x = x + self.out(y.reshape(*x.shape[:-1], -1))
+        query = query * jnp.float32(self.head_dim**-0.5)
+        query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))  # heads first
+        y = attend_cached(query, (state, key, value), mask, compute=self.compute)
+        state = None if state is None else extend(state, key, value)
+        x = x + self.out(y.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
         return x + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x)))), state
 
     def _project(self, x: jax.Array) -> Iterator[jax.Array]:

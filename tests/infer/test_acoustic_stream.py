@@ -133,12 +133,13 @@ def test_a_chunk_that_is_no_multiple_of_the_masks_is_refused() -> None:
 def test_the_oldest_frames_leave_a_state_that_shrinks() -> None:
     models, _ = speaker()
     state = init_acoustic(models, 1, 4)
-    marked = jax.tree.map(lambda x: x, state.flow.encoder.layers[0].key.at[:, -1].set(1.0))
+    marked = jax.tree.map(lambda x: x, state.flow.encoder.layers[0].key.at[:, :, -1].set(1.0))
     layers = (state.flow.encoder.layers[0].replace(key=marked), *state.flow.encoder.layers[1:])
     flow = state.flow.replace(encoder=state.flow.encoder.replace(layers=layers))
     for size in (2, 9):
         key = acoustic_state.resize(state.replace(flow=flow), size).flow.encoder.layers[0].key
-        assert key.shape[1] == size and np.all(key[:, -1] == 1) and not np.any(key[:, :-1])
+        assert key.shape[2] == size
+        assert np.all(key[:, :, -1] == 1) and not np.any(key[:, :, :-1])
 
 
 @pytest.mark.slow
