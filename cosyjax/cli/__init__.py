@@ -13,6 +13,7 @@ from cosyjax.errors import InputError, nearest
 
 VERBS = {
     "synth": "speak text to an audio file",
+    "stream": "speak while it still computes, and while the text is still being written",
     "clone": "make a reusable voice from a prompt recording and its transcript",
     "voices": "list the voices of a bundle",
     "convert": "official model folder or hub id to a bundle",

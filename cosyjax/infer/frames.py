@@ -12,9 +12,9 @@ from cosyjax import shapes
 from cosyjax.errors import InputError
 from cosyjax.infer import buckets
 from cosyjax.infer.acoustic import tokens_to_mel
-from cosyjax.infer.speak import NOISE_STREAM, Conditions
+from cosyjax.infer.acoustic_stream import flow_noise
+from cosyjax.infer.speak import Conditions
 from cosyjax.infer.stages import Stages
-from cosyjax.ops import noise as noise_ops
 
 
 class FlowCall(NamedTuple):
@@ -69,7 +69,7 @@ def flow_frames(
         num_tokens=jnp.array([len(given)], jnp.int32),
         prompt_mel=prompt_mel[None],
         speaker_embedding=np.asarray(conditions.speaker_embedding).reshape(1, -1),
-        noise=_flow_noise(noise, key, num_frames, conditions.flow_mel.shape[1]),
+        noise=_noise(noise, key, num_frames, conditions.flow_mel),
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         streaming=call.streaming,
@@ -80,10 +80,14 @@ def flow_frames(
     return np.asarray(mel)[0, len(conditions.flow_mel) : stop]
 
 
-def _flow_noise(noise: Any, key: jax.Array | None, num_frames: int, num_mels: int) -> Any:
+def _noise(noise: Any, key: jax.Array | None, num_frames: int, prompt_mel: np.ndarray) -> Any:
+    """[1, F, M] starting noise; that of the prompt is the same for all requests."""
     if noise is not None:
         return buckets.pad_to(noise[:num_frames], num_frames)
     if key is None:
         raise InputError("the flow starts from noise: give `noise` or `key`")
-    frames = jnp.arange(num_frames)
-    return noise_ops.frame_noise(jax.random.fold_in(key, NOISE_STREAM), frames, num_mels)
+    num_prompt, num_mels = np.asarray([len(prompt_mel)], np.int32), prompt_mel.shape[1]
+    return _drawn(None, key[None], np.arange(num_frames)[None], num_prompt, num_mels)
+
+
+_drawn = jax.jit(flow_noise, static_argnums=4)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from cosyjax.infer.compute import ComputePlan, enable_compilation_cache, make_pl
 from cosyjax.infer.decode import SamplingConfig
 from cosyjax.infer.speak import SynthesisConfig
 from cosyjax.infer.stages import Stages, make_stages
+from cosyjax.infer.streaming import Streamer, StreamSetup
 from cosyjax.infer.voice import Voice, load_voice
 from cosyjax.io import audio
 from cosyjax.text import normalize
@@ -98,6 +100,7 @@ class Synthesizer:
             num_steps=bundle.config.flow.num_steps,
             guidance_scale=bundle.config.flow.guidance_scale,
         )
+        self._streamers: dict[StreamSetup, Streamer] = {}
 
     def voices(self) -> list[str]:
         """Names of the voices that lie in the bundle."""
@@ -261,6 +264,44 @@ class Synthesizer:
                 elapsed_s = time.perf_counter() - start
                 progress(Progress(len(wavs), len(pieces), audio_s, elapsed_s))
         return Speech(np.concatenate(wavs), self.sample_rate_hz, tuple(pieces), tuple(tokens))
+
+    def streamer(self, setup: StreamSetup = StreamSetup()) -> Streamer:
+        """Returns what speaks in streams of a setup; the same one for the same setup.
+
+        Raises:
+          InputError: a setup that the bundle does not allow.
+        """
+        if setup not in self._streamers:
+            self._streamers[setup] = Streamer(self, setup)
+        return self._streamers[setup]
+
+    def stream(
+        self, text: str | Iterable[str], voice: str | Path | Voice | None = None, **request: Any
+    ) -> Iterator[np.ndarray]:
+        """Speaks while it still computes, and while the text is still being written.
+
+        Args:
+          text: a text, or parts of it as they come.
+          voice: as in `synthesize`.
+          request: mode, instruct, seed, schedule, blocks; see `Streamer.opening`.
+
+        Returns:
+          An iterator of waveforms [N] at 24 kHz. `warmup` spares the first ones compilation.
+        """
+        return self.streamer().stream(text, voice=voice, **request)
+
+    def astream(
+        self,
+        text: str | Iterable[str] | AsyncIterable[str],
+        voice: str | Path | Voice | None = None,
+        **request: Any,
+    ) -> AsyncIterator[np.ndarray]:
+        """`stream` for coroutines."""
+        return self.streamer().astream(text, voice=voice, **request)
+
+    def warmup(self) -> None:
+        """Compiles the programs of `stream`, and lets each run once."""
+        self.streamer().warmup()
 
     def convert_voice(
         self, path: Path | str, voice: str | Path | Voice, *, seed: int = 0, speed: float = 1.0

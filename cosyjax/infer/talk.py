@@ -43,11 +43,7 @@ class Talk:
         Raises:
           InputError: it is no string.
         """
-        if not isinstance(part, str):
-            raise InputError(
-                f"the text's source gave {type(part).__name__} {part!r:.40}; it must give strings"
-            )
-        self._give(self._feeder.push(part))
+        self._give(self._feeder.push(checked(part)))
 
     def feed_pieces(self, pieces: Iterable[Sequence[int]]) -> None:
         """Takes text tokens, each sequence to be read as a whole."""
@@ -80,6 +76,14 @@ class Talk:
         for fed in parts:
             self._session.feed(self._row, fed)
             self._any_text = True
+
+
+def checked(part: object) -> str:
+    """Returns a part of a text; raises InputError where it is none."""
+    if isinstance(part, str):
+        return part
+    given = f"{type(part).__name__} {part!r:.40}"
+    raise InputError(f"the text's source gave {given}; it must give strings")
 
 
 def piece(tokens: Sequence[int]) -> Fed:
