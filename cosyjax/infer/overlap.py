@@ -36,7 +36,7 @@ class OverlapConfig:
     """How much a vocoder that is not causal hears twice; of no effect on one that is causal."""
 
     overlap: int = -1  # mel frames before and after those spoken; -1 for the receptive field
-    fade: int = 1  # mel frames from one call's sound to the next one's, where overlap is less
+    fade: int = 60  # samples from one call's sound to the next one's, where overlap is less
 
     def __post_init__(self) -> None:
         if self.overlap < -1:
@@ -45,16 +45,16 @@ class OverlapConfig:
                 "frame depends on"
             )
         if self.fade < 0:
-            raise InputError(f"fade={self.fade} must be at least 0 mel frames")
+            raise InputError(f"fade={self.fade} must be at least 0 samples")
 
 
 class Sizes(NamedTuple):
-    """Mel frames of a stream's windows."""
+    """What a stream's windows are made of."""
 
-    behind: int  # heard again before those spoken
-    ahead: int  # heard before they are spoken
-    fade: int
-    kept: int  # in the state
+    behind: int  # mel frames heard again before those spoken
+    ahead: int  # mel frames heard before they are spoken
+    fade: int  # samples
+    kept: int  # mel frames in the state
 
 
 def sizes(config: HiFTConfig, overlap: OverlapConfig) -> Sizes:
@@ -63,7 +63,7 @@ def sizes(config: HiFTConfig, overlap: OverlapConfig) -> Sizes:
     if wanted < 0:
         wanted = max(field)
     behind, ahead = min(wanted, field.behind), min(wanted, field.ahead)
-    fade = 0 if is_exact(config, overlap) else min(overlap.fade, ahead)
+    fade = 0 if is_exact(config, overlap) else min(overlap.fade, ahead * config.samples_per_frame)
     # F0 is final `f0_layers` frames late, and needs as many frames before it.
     return Sizes(behind, ahead, fade, max(behind + ahead, 2 * config.f0_layers))
 
@@ -87,7 +87,7 @@ class OverlapState(struct.PyTreeNode):
     mel: jax.Array  # [B, kept, M] the last frames heard, from the first entry on
     f0: jax.Array  # [B, kept] Hz of these frames; of the last `f0_layers` not yet final
     phase: jax.Array  # [B, num_harmonics + 1] uint32 at the centre of the frame before them
-    held: jax.Array  # [B, fade * 480] what the former call said after the frames spoken
+    held: jax.Array  # [B, fade] what the former call said after the frames spoken
 
 
 def init_overlap(config: HiFTConfig, overlap: OverlapConfig, batch: int) -> OverlapState:
@@ -99,7 +99,7 @@ def init_overlap(config: HiFTConfig, overlap: OverlapConfig, batch: int) -> Over
         mel=jnp.zeros((batch, size.kept, config.num_mels), jnp.float32),
         f0=jnp.zeros((batch, size.kept), jnp.float32),
         phase=jnp.zeros((batch, config.num_harmonics + 1), jnp.uint32),
-        held=jnp.zeros((batch, size.fade * config.samples_per_frame), jnp.float32),
+        held=jnp.zeros((batch, size.fade), jnp.float32),
     )
 
 
@@ -146,13 +146,10 @@ def speak_overlapped(
     silent = jnp.zeros((mel.shape[0], total), jnp.float32)
     wav = jax.lax.cond(jnp.any(spoken > state.spoken), speak, lambda: silent)
     count = (spoken - state.spoken) * cfg.samples_per_frame
-    after = _remember(cfg, window, state).replace(
-        position=heard, spoken=spoken, held=shift_left(wav, count)[:, : state.held.shape[1]]
-    )
-    says = (spoken > state.spoken)[:, None]
-    after = after.replace(held=jnp.where(says, after.held, state.held))
-    wav = jnp.where(jnp.arange(total) < count[:, None], wav, 0.0)
-    return wav, count, _where_rows(num_frames > 0, after, state.replace(spoken=spoken))
+    beyond = shift_left(wav, count)[:, : size.fade]
+    held = jnp.where(count[:, None] > 0, beyond, state.held)
+    after = _remember(cfg, window, state).replace(position=heard, spoken=spoken, held=held)
+    return jnp.where(jnp.arange(total) < count[:, None], wav, 0.0), count, after
 
 
 class Window(NamedTuple):
@@ -226,9 +223,3 @@ def _remember(config: HiFTConfig, window: Window, state: OverlapState) -> Overla
         f0=shift_left(window.f0, gone)[:, :kept],
         phase=source.phase_after(state.phase, window.steps, config.samples_per_frame, gone),
     )
-
-
-def _where_rows(live: jax.Array, after: OverlapState, before: OverlapState) -> OverlapState:
-    """`after` in rows where `live` [B], elsewhere `before`."""
-    choose = lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    return jax.tree.map(choose, after, before)
