@@ -215,7 +215,7 @@ def text_budget(ratio: tuple[int, int], num_speech: int, max_tokens: int, lm_len
     """
     n, m = ratio
     first = m - num_speech % m  # speech tokens that the block drawn first has room for
-    blocks = max(-(-num_speech // m), 1) + (max_tokens - first) // m
+    blocks = max(-(-num_speech // m), 1) + (max_tokens - 1 - first) // m
     return min(lm_length - 2 - num_speech - max_tokens, n * (blocks + 1) - 1)
 
 

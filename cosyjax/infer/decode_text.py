@@ -82,9 +82,10 @@ def no_text(batch: int, room: int, block: int, sampling: SamplingConfig) -> Text
       block: n, text tokens of a block.
       sampling: how tokens are drawn.
     """
-    none = np.zeros((batch,), np.int32)
+    make: Any = np.full
+    none = make((batch,), 0, np.int32)
     return TextState(
-        waiting=np.zeros((batch, room), np.int32),
+        waiting=make((batch, room), 0, np.int32),
         head=none,
         num_waiting=none,
         final=none == 0,
@@ -93,10 +94,10 @@ def no_text(batch: int, room: int, block: int, sampling: SamplingConfig) -> Text
         tail=none == 0,
         left=none,
         num_drawn=none,
-        recent=np.full((batch, history(sampling)), -1, np.int32),
+        recent=make((batch, history(sampling)), -1, np.int32),
         num_text=none,
         budget=none,
-        ratios=np.zeros((batch, 2), np.float32),
+        ratios=make((batch, 2), 0, np.float32),
         block=block,
     )
 

@@ -91,6 +91,7 @@ def official(lm: Stage, text, voice=NO_VOICE, sampling=SAMPLING) -> list[int]:
     """What the official schedule says when the text comes in pieces of a block."""
     n = TINY.mix_ratio[0]
     pieces = [text[i : i + n] for i in range(0, len(text), n)]
+    pieces += [text[:0]] * 2  # a piece allows one block, and a prompt's text may be one more
     options = BistreamOptions(sampling, SIZES["max_tokens"], duplicate_last_token=False)
     key = jax.random.fold_in(jax.random.fold_in(KEYS[0], speak.LM_STREAM), 0)
     prompt = {"prompt_text": voice[0], "prompt_speech": voice[1]}
@@ -120,18 +121,17 @@ def test_a_row_says_what_the_official_schedule_says(lm, voice) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["greedy", "nucleus", "ras"])
-@pytest.mark.parametrize("guard", [0, 12])
-@pytest.mark.parametrize("num_prompt", [1, 3, 5])
+@pytest.mark.parametrize("method, guard", [("greedy", 0), ("ras", 12)])
+@pytest.mark.parametrize("num_prompt", [1, 3])
 def test_so_it_does_however_tokens_are_drawn(lm, method, guard, num_prompt) -> None:
-    sampling = SamplingConfig(method, runaway_window=guard, runaway_distinct=8)
+    sampling = SamplingConfig(method, runaway_window=guard, runaway_distinct=11)
     voice = (PROMPT[0], PROMPT[1][:num_prompt])
     rows = Rows(lm, sampling)
     rows.begin(0, TEXT, voice, final=True)
     rows.draw(99, 0)
     wanted = official(lm, TEXT, voice, sampling)
-    assert wanted[:48] == rows.tokens(0)
-    assert bool(rows.state.lm.runaway[0]) == (guard > 0 and len(wanted) < 15)
+    assert wanted == rows.tokens(0)[: len(wanted)]  # whose limit does not count fill
+    assert bool(rows.state.lm.runaway[0]) == (guard > 0)
 
 
 def test_text_that_comes_token_by_token_changes_nothing_nor_does_a_row_beside_it(lm) -> None:
@@ -254,7 +254,7 @@ def test_text_beyond_the_buffer_is_refused_and_nothing_is_lost(lm) -> None:
     assert rows.tokens(0) == at_once(lm, TEXT)
 
 
-def test_text_beyond_the_cache_or_the_speech_is_refused(lm) -> None:
+def test_text_beyond_what_a_piece_can_say_is_refused(lm) -> None:
     rows = Rows(ending(lm, -1e4))
     rows.begin(0, TEXT)
     num = len(TEXT)
@@ -266,14 +266,13 @@ def test_text_beyond_the_cache_or_the_speech_is_refused(lm) -> None:
         rows.feed(0, TEXT[:3])
     rows.feed(0, TEXT[:left], final=True)
     rows.draw(99, 0)
-    assert num + left == 32  # with sos, task and 48 of speech the cache is full
-    assert rows.fed(0) == 80 and len(rows.tokens(0)) == 48  # the last is not read, nor task
-    with pytest.raises(InputError, match="take 40 text tokens; this stream has room for 32"):
-        rows.begin(1, np.zeros(40, np.int32))
+    assert num + left == 31  # 15 blocks say 45, and a tail of some text has room for 3 more
+    assert rows.fed(0) == 1 + 31 + 1 + 47 and len(rows.tokens(0)) == 48  # the last is not read
 
 
-def test_text_whose_blocks_alone_say_more_than_the_limit_is_refused(lm) -> None:
-    options = {"sampling": SAMPLING, "config": NO_LIMIT, **SIZES, "max_tokens": 5}
+@pytest.mark.parametrize("size", [{"max_tokens": 6}, {"lm_length": 48 + 2 + 3}])
+def test_text_beyond_blocks_or_cache_is_refused_as_a_row_begins(lm, size) -> None:
+    options = {"sampling": SAMPLING, "config": NO_LIMIT, **SIZES, **size}
     given = Rows(lm).conditions(NO_VOICE), KEYS[0]
     with pytest.raises(InputError, match="4 text tokens; this stream has room for 3"):
         decode_rows.start_text_row(lm, TEXT[:4], *given, **options)
