@@ -144,7 +144,7 @@ def test_text_that_comes_token_by_token_changes_nothing_nor_does_a_row_beside_it
     rows.known(1, TEXT[:3])
     for turn, token in enumerate(TEXT):
         rows.feed(0, [token])
-        rows.draw(2 * turn, turn)
+        rows.draw(99, 2 * turn + 2)  # the second row draws on while the first rests
     rows.feed(0, [], final=True)
     rows.draw(99, 99)
     assert rows.tokens(0) == at_once(lm, TEXT) and rows.tokens(1) == alone
@@ -202,6 +202,7 @@ def test_a_text_may_end_at_any_time(lm, num) -> None:
 def test_an_empty_text_ends_without_a_word(lm, voice) -> None:
     rows = Rows(lm)
     rows.begin(0, TEXT[:0], voice, final=True)
+    assert rows.fed(0) == 1  # the prompt is left aside
     rows.begin(1, TEXT[:0], (TEXT[:4], NO_TOKENS))  # an instruction alone says nothing
     rows.feed(1, [])
     rows.draw(99, 99)
