@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cosyjax.cli import bench_stream
 from cosyjax.errors import InputError, nearest
 
+STREAM = "stream"
 TRAIN = "train"  # the cases of training, by one name
 HEAD = ("case", "compute", "median s", "mad", "rate", "cold s", "warm s", "GiB", "x ref", "x rec")
 ROW = "{:<12} {:<20} {:>9} {:>7} {:>18} {:>7} {:>7} {:>6} {:>6} {:>6}"
@@ -21,8 +23,12 @@ ROW = "{:<12} {:<20} {:>9} {:>7} {:>18} {:>7} {:>7} {:>6} {:>6} {:>6}"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "cases", nargs="*", help=f"which cases, or {TRAIN!r}; all of inference by default"
+        "cases",
+        nargs="*",
+        help=f"which cases, or {TRAIN!r}, or {STREAM!r} (a table of its own); all of inference by "
+        "default",
     )
+    bench_stream.add_arguments(parser)
     parser.add_argument("--dtype", help="float32, bfloat16 or auto (default)")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write every figure as JSON")
@@ -32,14 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the JSON."""
+    if args.cases == [STREAM]:
+        return bench_stream.run(args, _machine())
     from cosyjax.eval import cases
     from cosyjax.train import bench as training
 
     groups = {TRAIN: list(training.CASES)}
-    known = [*cases.CASES, *training.CASES, *groups]
+    known = [*cases.CASES, *training.CASES, *groups, STREAM]
     for name in args.cases:
         if name not in known:
             raise InputError(f"no case {name!r}; {nearest(name, known)}")
+        if name == STREAM:
+            raise InputError(f"{STREAM!r} has a table of its own: time it without other cases")
     names = [n for case in args.cases for n in groups.get(case, [case])] or list(cases.CASES)
     if args.in_process:
         rows = [_time(name, args) for name in names]

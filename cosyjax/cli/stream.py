@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -149,13 +149,15 @@ def _sink(output: Path | None, player: tuple[str, ...]) -> Iterator[Callable[[by
             yield file.writeframes
         return
     if player:
-        process = subprocess.Popen(player, stdin=subprocess.PIPE)
-        assert process.stdin is not None
-        yield lambda data: (process.stdin.write(data), process.stdin.flush())
-        process.stdin.close()
-        process.wait()
+        with subprocess.Popen(player, stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            yield _flushed(process.stdin)
         return
-    yield lambda data: (sys.stdout.buffer.write(data), sys.stdout.buffer.flush())
+    yield _flushed(sys.stdout.buffer)
+
+
+def _flushed(pipe: IO[bytes]) -> Callable[[bytes], Any]:
+    return lambda data: (pipe.write(data), pipe.flush())
 
 
 def _player_names() -> str:

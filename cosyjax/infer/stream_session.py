@@ -215,7 +215,7 @@ class StreamSession:
         row.piece, row.version = row.piece + 1, row.version + 1
         row.hungry = row.resting = False
         row.reading = not taken.final
-        row.room = 0 if text is None else int(np.min(jax.device_get(text.budget)))
+        row.room = 0 if text is None else int(jax.device_get(text.room)[0])
 
     def _read(self, row: Row, taken: Taken) -> tuple[DecodeState, TextState | None]:
         """The states of an LM that has read the beginning of a piece."""

@@ -98,7 +98,7 @@ class RelativeAttention(nn.Module):
         query = heads(self.query(x))
         # Heads first, see `layers.chunk_cache`.
         key, value = (heads(y).swapaxes(1, 2) for y in (self.key(x), self.value(x)))
-        distances = heads(self.position(distance_table(*mask.shape[1:], self.embed_dim)))
+        distances = heads(self.position(distance_table(x.shape[1], mask.shape[2], self.embed_dim)))
         scale = jnp.float32(query.shape[-1] ** -0.5)
         toward = lambda bias: ((query + bias) * scale).swapaxes(1, 2)
         place = product.einsum(

@@ -1,0 +1,90 @@
+"""`cosyjax bench stream`: what streaming costs and how it sounds, by chunk and left context."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cosyjax.cli import common
+from cosyjax.errors import InputError
+
+SECONDS = ("0.2", "0.4", "1", "2", "4")  # of sound in a chunk
+LEFT = ("5", "20", "all")  # seconds that attention looks back
+HEAD = (
+    *("chunk", "left", "first ms", "chunk ms", "jitter", "slope", "RTF", "margin", "work", "MB"),
+    *("mel dB", "level dB", "cents"),
+)
+ROW = "{:>6} {:>6} {:>9} {:>9} {:>7} {:>7} {:>6} {:>7} {:>6} {:>7} {:>7} {:>9} {:>6}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what only the streams' table takes."""
+    group = parser.add_argument_group("stream")
+    group.add_argument(
+        "--bundle", help="bundle folder; by default the model that comes with the package"
+    )
+    group.add_argument("-v", "--voice", help="name in the bundle, or a voice file")
+    group.add_argument(
+        "--chunks", nargs="+", default=SECONDS, metavar="S", help="seconds of sound in a chunk"
+    )
+    group.add_argument(
+        "--left", nargs="+", default=LEFT, metavar="S", help="seconds looked back; or all"
+    )
+    group.add_argument("--plot", type=Path, help="draw delay against sound, as a png")
+
+
+def run(args: argparse.Namespace, machine: dict[str, Any]) -> int:
+    """Prints the table and writes what was asked for."""
+    if args.plot:
+        common.check_output(args.plot, (".png",))
+    chunks = [_number(word, "--chunks") for word in args.chunks]
+    left = [None if word == "all" else _number(word, "--left") for word in args.left]
+    folder = common.bundle_folder(args)
+    from cosyjax.eval import stream_bench
+    from cosyjax.infer import synthesize
+
+    tts = synthesize.load(folder, dtype=args.dtype)
+    print(f"{folder}: {tts.plan.why}", file=sys.stderr)
+    given = stream_bench.make_material(tts, args.voice)
+    print(ROW.format(*HEAD), flush=True)
+    rows = []
+    for setting in stream_bench.settings(tts, chunks, left):
+        rows.append(stream_bench.measure(tts, setting, args.voice, given))
+        print(_line(rows[-1]), flush=True)
+    if args.json:
+        text = json.dumps({"machine": machine, "bundle": str(folder), "rows": rows}, indent=1)
+        args.json.write_text(text)
+    if args.plot:
+        stream_bench.plot(rows, args.plot)
+    return 0
+
+
+def _number(word: str, option: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise InputError(f"{option} {word}: a number of seconds above 0 is needed")
+    return value
+
+
+def _line(row: dict[str, Any]) -> str:
+    return ROW.format(
+        f"{row['chunk_s']:.1f}",
+        "all" if row["left_s"] is None else f"{row['left_s']:.0f}",
+        f"{row['first_audio_ms']:.0f}",
+        f"{row['chunk_ms']:.0f}",
+        f"{row['chunk_jitter_ms']:.1f}",
+        f"{row['chunk_slope_ms']:.2f}",
+        f"{row['rtf']:.2f}",
+        f"{row['least_margin_ms']:.0f}",
+        f"{row['work_ratio']:.2f}",
+        f"{row['state_bytes'] / 1e6:.0f}",
+        f"{row['mel_distance_db']:.2f}",
+        f"{row['level_jump_db']:.2f}",
+        f"{row['pitch_jump_cents']:.0f}",
+    )
