@@ -171,8 +171,8 @@ def synthesis(
 def _streamed(tts: Synthesizer, text: str, voice: str | Voice, seed: int) -> Spoken:
     def run() -> tuple[np.ndarray, float | None]:
         start, first_s, made = time.perf_counter(), None, [np.zeros(0, np.float32)]
-        for chunk in tts.speak_chunks(tts.pieces(text), tts.conditions(voice), seed=seed):
-            made.append(np.asarray(chunk))
+        for chunk in tts.stream(text, voice, seed=seed):
+            made.append(chunk)
             first_s = first_s or time.perf_counter() - start
         return np.concatenate(made), first_s
 
@@ -184,8 +184,7 @@ def _first_audio(tts: Synthesizer, text: str, voice: str | Voice, seed: int) -> 
     """Seconds from the text to the first chunk; the rest of the stream is not computed."""
 
     def run() -> bool:
-        stream = tts.speak_chunks(tts.pieces(text), tts.conditions(voice), seed=seed)
-        return next((True for chunk in stream if len(np.asarray(chunk))), False)
+        return next((True for _ in tts.stream(text, voice, seed=seed)), False)
 
     spoke, taken_s = timed(run)
     return taken_s if spoke else None

@@ -23,6 +23,7 @@ import numpy as np
 from cosyjax.errors import InputError
 from cosyjax.infer import buckets, decode_rows, stream_step, talk, voice_state
 from cosyjax.infer.acoustic_state import acoustic_models, bounded, check_memory, reach
+from cosyjax.infer.overlap import OverlapConfig
 from cosyjax.infer.stream_row import Opening
 from cosyjax.infer.stream_schedule import StreamConfig
 from cosyjax.infer.stream_session import StreamSession, status
@@ -53,6 +54,7 @@ class StreamSetup:
     max_text_tokens: int = 128  # text tokens that the LM reads for a piece, those of a prompt too
     max_prompt_tokens: int = 256  # speech tokens of a voice's prompt that the LM reads
     limit_bytes: float = 8e9  # of the state of the flow and the vocoder
+    overlap: OverlapConfig = OverlapConfig()  # of a vocoder that is not causal
     ahead: int | None = None  # steps begun before one is heard; None: 1 on an accelerator, else 0
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Streamer:
           InputError: sizes that the bundle's mask does not allow, or more memory than allowed.
         """
         self.tts, self.setup = tts, setup
-        models, params = acoustic_models(tts.stages)
+        models, params = acoustic_models(tts.stages, setup.overlap)
         left = setup.left_context or -(-LEFT_SECONDS * TOKEN_RATE_HZ // models.mask_chunk)
         models = bounded(models, left)
         self.schedule = setup.schedule or default_schedule(models.mask_chunk)

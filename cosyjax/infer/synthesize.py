@@ -7,7 +7,6 @@ speech.save("hello.wav")
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,49 +22,16 @@ from cosyjax.infer.bundle import Bundle, load_bundle
 from cosyjax.infer.compute import ComputePlan, enable_compilation_cache, make_plan
 from cosyjax.infer.decode import SamplingConfig
 from cosyjax.infer.speak import SynthesisConfig
+from cosyjax.infer.speech import Progress, Speech
 from cosyjax.infer.stages import Stages, make_stages
 from cosyjax.infer.streaming import Streamer, StreamSetup
 from cosyjax.infer.voice import Voice, load_voice
-from cosyjax.io import audio
 from cosyjax.text import normalize
 
 MAX_CHARACTERS = 10_000
 END_OF_PROMPT = "<|endofprompt|>"
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a progress callback is told after each piece."""
-
-    piece: int  # 1-based
-    num_pieces: int
-    audio_s: float
-    elapsed_s: float
-
-    @property
-    def left_s(self) -> float:
-        """Estimated seconds until the last piece is done."""
-        return self.elapsed_s / self.piece * (self.num_pieces - self.piece)
-
-
-@dataclasses.dataclass(frozen=True)
-class Speech:
-    """A finished synthesis."""
-
-    wav: np.ndarray  # [N] float32 in [-0.99, 0.99]
-    sample_rate_hz: int
-    pieces: tuple[str, ...]  # the normalised text, as it was split
-    speech_tokens: tuple[np.ndarray, ...]  # of each piece, 25 Hz
-
-    @property
-    def seconds(self) -> float:
-        """Length of the audio."""
-        return len(self.wav) / self.sample_rate_hz
-
-    def save(self, path: Path | str) -> None:
-        """Writes wav, flac, ogg or mp3, by the suffix of `path`."""
-        audio.write_audio(path, self.wav, self.sample_rate_hz)
+CONTROLLERS = ("exact", "official")
 
 
 def load(bundle: Path | str | None = None, *, dtype: str | None = None) -> Synthesizer:
@@ -276,19 +242,48 @@ class Synthesizer:
         return self._streamers[setup]
 
     def stream(
-        self, text: str | Iterable[str], voice: str | Path | Voice | None = None, **request: Any
+        self,
+        text: str | Iterable[str],
+        voice: str | Path | Voice | None = None,
+        *,
+        controller: str = "exact",
+        **request: Any,
     ) -> Iterator[np.ndarray]:
         """Speaks while it still computes, and while the text is still being written.
 
         Args:
           text: a text, or parts of it as they come.
           voice: as in `synthesize`.
+          controller: "exact", or "official" for chunks as the official code makes them
+            (`official_stream`), which speaks whole texts and takes mode, instruct and seed alone.
           request: mode, instruct, seed, schedule, blocks; see `Streamer.opening`.
 
         Returns:
           An iterator of waveforms [N] at 24 kHz. `warmup` spares the first ones compilation.
+
+        Raises:
+          InputError: see `Streamer.stream`; another controller, or what it cannot take.
         """
+        if controller == "official":
+            return self._stream_officially(text, voice, **request)
+        if controller != "exact":
+            raise InputError(f"controller={controller!r}; {nearest(controller, CONTROLLERS)}")
         return self.streamer().stream(text, voice=voice, **request)
+
+    def _stream_officially(
+        self,
+        text: str | Iterable[str],
+        voice: str | Path | Voice | None,
+        *,
+        mode: str | None = None,
+        instruct: str = "",
+        seed: int = 0,
+    ) -> Iterator[np.ndarray]:
+        if not isinstance(text, str):
+            raise InputError("controller='official' takes a whole text; give a string")
+        return self.speak_chunks(
+            self.pieces(text), self.conditions(voice, mode, instruct), seed=seed
+        )
 
     def astream(
         self,

@@ -134,3 +134,14 @@ def test_a_mode_that_the_voice_cannot_serve_is_refused(tiny_tts) -> None:
 def test_speed_has_limits(tiny_tts, voice) -> None:
     with pytest.raises(InputError, match="speed=9"):
         tiny_tts.synthesize(TEXT, voice, speed=9)
+
+
+def test_the_official_controller_stays_within_reach(tiny_tts, voice) -> None:
+    wavs = list(tiny_tts.stream("Hi.", voice, controller="official", seed=3))
+    pieces, conditions = tiny_tts.pieces("Hi."), tiny_tts.conditions(voice)
+    wanted = list(tiny_tts.speak_chunks(pieces, conditions, seed=3))
+    np.testing.assert_array_equal(np.concatenate(wavs), np.concatenate(wanted))
+    with pytest.raises(InputError, match="takes a whole text"):
+        tiny_tts.stream(iter("Hi."), voice, controller="official")
+    with pytest.raises(InputError, match="did you mean 'exact'|exact"):
+        tiny_tts.stream("Hi.", voice, controller="exakt")
