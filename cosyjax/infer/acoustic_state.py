@@ -8,6 +8,7 @@ number of tokens; bounded mode sees `left_chunks` chunks back, and its state nev
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -90,11 +91,7 @@ def init_acoustic(
       num_steps: Euler steps of every later step; None for those of the flow's config.
     """
     flow = models.flow.config
-    # The module needs parameters to be set up, but its state before the start is all zeros.
-    begin = lambda key: models.flow.init_with_output(
-        key, batch, max_tokens, num_steps, method="init_state"
-    )[0]
-    shape: Any = jax.eval_shape(begin, jax.random.key(0))
+    shape = _flow_shape(models.flow, batch, max_tokens, num_steps)
     num_mels, frames = flow.estimator.num_mels, shapes.FRAMES_PER_TOKEN * models.tail
     return AcousticState(
         flow=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape),
@@ -104,6 +101,21 @@ def init_acoustic(
         prompt_mel=jnp.zeros((batch, frames, num_mels), jnp.float32),
         num_prompt=jnp.zeros((batch,), jnp.int32),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _flow_shape(
+    flow: FlowMatching, batch: int, max_tokens: int, num_steps: int | None
+) -> FlowState:
+    """Shapes of the flow's state, which before the start is all zeros; found out once.
+
+    The module needs parameters to be set up, and tracing that takes 50 ms.
+    """
+    begin = lambda key: flow.init_with_output(
+        key, batch, max_tokens, num_steps, method="init_state"
+    )[0]
+    shape: Any = jax.eval_shape(begin, jax.random.key(0))
+    return shape
 
 
 def bounded(models: AcousticModels, left_chunks: int) -> AcousticModels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -29,8 +30,7 @@ def idle(model: TextSpeechLM, batch: int, length: int, max_tokens: int) -> Decod
       length: positions of the caches.
       max_tokens: speech tokens that a row has room for.
     """
-    begin = lambda key: model.init_with_output(key, batch, length, method="init_state")[0]
-    shape: Any = jax.eval_shape(begin, jax.random.key(0))
+    shape = _cache_shape(model, batch, length)
     none = lambda: jnp.zeros((batch,), jnp.int32)  # donated later, so no two fields share one
     return DecodeState(
         lm=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape),
@@ -43,6 +43,13 @@ def idle(model: TextSpeechLM, batch: int, length: int, max_tokens: int) -> Decod
         finished=jnp.zeros((batch,), bool),
         runaway=jnp.zeros((batch,), bool),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _cache_shape(model: TextSpeechLM, batch: int, length: int) -> Any:
+    """Shapes of the caches; found out once, because it takes a trace of the model."""
+    begin = lambda key: model.init_with_output(key, batch, length, method="init_state")[0]
+    return jax.eval_shape(begin, jax.random.key(0))
 
 
 def put_row(state: DecodeState, row: jax.Array | int, one: DecodeState) -> DecodeState:

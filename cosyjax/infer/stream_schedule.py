@@ -19,7 +19,7 @@ class StreamConfig:
 
     first_chunk: int = 25  # least tokens of the first sound, which fills a mask chunk up
     chunk: int = 50  # tokens of a chunk once the stream runs
-    growth: int = 2  # factor from one chunk to the next
+    growth: int = 2  # factor from one chunk to the next, the first two being alike
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_chunk <= self.chunk or self.growth < 1:
@@ -54,8 +54,8 @@ class StreamConfig:
         yield self.first_chunk + -(-num_tail // mask_chunk) * mask_chunk
         size = self.first_chunk
         while True:
+            yield size  # twice: the first one's sound is shorter by what the vocoder holds back
             size = min(size * self.growth, self.chunk)
-            yield size
 
     def all_sizes(self, models: AcousticModels, num_tail: int = 0) -> list[int]:
         """Every size that `sizes` yields."""
@@ -63,7 +63,7 @@ class StreamConfig:
         for size in self.sizes(models, num_tail):
             if size not in found:
                 found.append(size)
-            if size == self.chunk or self.growth == 1 and len(found) > 1:
+            if size == self.chunk or (self.growth == 1 and size == self.first_chunk):
                 return found
         return found
 

@@ -23,6 +23,7 @@ from cosyjax.infer.acoustic_stream import Spoken, acoustic_step
 from cosyjax.infer.decode import DecodeState, SamplingConfig
 from cosyjax.infer.decode_text import TextState
 from cosyjax.infer.stages import Stage
+from cosyjax.models.text_speech_lm import TextSpeechLM
 
 
 class Speaker(NamedTuple):
@@ -79,9 +80,21 @@ class Arrival(NamedTuple):
 
 def init_stream_state(speaker: Speaker, sizes: Sizes, num_steps: int | None = None) -> StreamState:
     """Returns a state whose rows are free."""
+    return _free_rows(speaker.lm.model, speaker.models, speaker.sampling, sizes, num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))  # at once: a stream begins with it
+def _free_rows(
+    lm: TextSpeechLM,
+    models: AcousticModels,
+    sampling: SamplingConfig,
+    sizes: Sizes,
+    num_steps: int | None,
+) -> StreamState:
     rows = lambda value, dtype: jnp.full((sizes.batch,), value, dtype)
+    text = decode_text.no_text(sizes.batch, sizes.text_room, lm.config.mix_ratio[0], sampling)
     return StreamState(
-        lm=decode_rows.idle(speaker.lm.model, sizes.batch, sizes.lm_length, sizes.max_tokens),
+        lm=decode_rows.idle(lm, sizes.batch, sizes.lm_length, sizes.max_tokens),
         queue=Queue(
             pending=jnp.zeros((sizes.batch, sizes.window), jnp.int32),
             num_pending=rows(0, jnp.int32),
@@ -89,14 +102,9 @@ def init_stream_state(speaker: Speaker, sizes: Sizes, num_steps: int | None = No
             final=rows(True, bool),
             done=rows(True, bool),
         ),
-        acoustic=init_acoustic(speaker.models, sizes.batch, sizes.reach, num_steps),
-        text=jax.tree.map(jnp.array, _no_text(speaker, sizes)),
+        acoustic=init_acoustic(models, sizes.batch, sizes.reach, num_steps),
+        text=jax.tree.map(jnp.array, text),
     )
-
-
-def _no_text(speaker: Speaker, sizes: Sizes) -> TextState:
-    block = speaker.lm.model.config.mix_ratio[0]
-    return decode_text.no_text(sizes.batch, sizes.text_room, block, speaker.sampling)
 
 
 def stream_step(

@@ -22,7 +22,13 @@ import numpy as np
 
 from cosyjax.errors import InputError
 from cosyjax.infer import buckets, decode_rows, stream_step, talk, voice_state
-from cosyjax.infer.acoustic_state import acoustic_models, bounded, check_memory, reach
+from cosyjax.infer.acoustic_state import (
+    AcousticModels,
+    acoustic_models,
+    bounded,
+    check_memory,
+    reach,
+)
 from cosyjax.infer.overlap import OverlapConfig
 from cosyjax.infer.stream_row import Opening
 from cosyjax.infer.stream_schedule import StreamConfig
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from cosyjax.infer.synthesize import Synthesizer
 
 LEFT_SECONDS = 5  # that attention sees by default, the prompt included
+LONGEST_CHUNK_TOKENS = 2 * TOKEN_RATE_HZ  # by default
+SHORT_TEXT = 8  # text tokens of a rehearsal
 LONGEST_WORD = 24  # text tokens
 MAX_VOICES = 64  # whose encoded prompts are kept
 
@@ -102,7 +110,7 @@ class Streamer:
         prompt = decode_rows.prompt_length(setup.max_text_tokens, setup.max_prompt_tokens)
         self.sizes = Sizes(
             batch=setup.batch,
-            reach=reach(models, int(np.ceil(setup.max_seconds * TOKEN_RATE_HZ))),
+            reach=_reach(models, setup.max_seconds),
             max_tokens=most,
             lm_length=prompt + most,
             window=self.schedule.window(models),
@@ -110,7 +118,7 @@ class Streamer:
         self.state_bytes = check_memory(
             models, setup.batch, self.sizes.reach, int(setup.limit_bytes), self.num_steps
         )
-        self._voices: collections.OrderedDict[Any, tuple[Voice, Any]] = collections.OrderedDict()
+        self._voices: collections.OrderedDict[Any, tuple[Any, Any]] = collections.OrderedDict()
 
     def session(self) -> StreamSession:
         """Returns rows on which nobody speaks yet."""
@@ -151,11 +159,10 @@ class Streamer:
         """
         schedule = schedule or self.schedule
         schedule.check(self.speaker.models.mask_chunk)
-        found = self.tts.voice(voice)
-        name = (id(found), mode, instruct)
+        name = (_identity(voice), mode, instruct)
         if name not in self._voices:
             # With the voice itself, so that its id is not given to another.
-            self._voices[name] = found, self._encode(found, mode, instruct)
+            self._voices[name] = voice, self._encode(self.tts.voice(voice), mode, instruct)
             while len(self._voices) > MAX_VOICES:
                 self._voices.popitem(last=False)
         self._voices.move_to_end(name)
@@ -225,12 +232,13 @@ class Streamer:
             _, _, state = stream_step.stream_step(self.speaker, state, chunk)
             status(state)
         del state
+        self._rehearse(opening, SHORT_TEXT, whole=True)
         for length in buckets.TEXT_TOKENS:
             if length <= self.setup.max_text_tokens:
                 self._rehearse(opening, length - len(opening.conditions.lm_text_tokens))
 
-    def _rehearse(self, opening: Opening, num_text: int) -> None:
-        """Speaks two pieces of a meaningless text that fill a bucket, and throws them away."""
+    def _rehearse(self, opening: Opening, num_text: int, *, whole: bool = False) -> None:
+        """Begins, or says whole, two pieces of a meaningless text of so many tokens."""
         if num_text < 1:
             return
         session = self.session()
@@ -239,7 +247,10 @@ class Streamer:
             session.feed(row, talk.piece([0] * num_text))
         session.end(row)
         session.step()
-        session.leave(row)
+        while whole and session.busy:
+            session.step()
+        if session.busy:
+            session.leave(row)
 
     def _talk(self, text: Any, request: dict[str, Any]) -> talk.Talk:
         blocks = request.get("blocks", False)
@@ -261,6 +272,21 @@ class Streamer:
         )
 
 
+def _identity(voice: str | Path | Voice | None) -> Any:
+    """What tells voices apart: the object, or the name; of a file also when it was written."""
+    if isinstance(voice, Voice):
+        return id(voice)
+    path = Path(voice) if voice else Path()
+    return voice, path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _reach(models: AcousticModels, max_seconds: float) -> int:
+    """Tokens that attention sees: of a bounded context all, however long the stream."""
+    if models.flow.config.left_chunks >= 0:
+        return models.flow.config.left_chunks * models.mask_chunk
+    return reach(models, int(np.ceil(max_seconds * TOKEN_RATE_HZ)))
+
+
 def _parts(text: Any, request: dict[str, Any]) -> Any:
     """What is to be fed part by part: a whole text has been, unless it is read in blocks."""
     if isinstance(text, str):
@@ -269,6 +295,8 @@ def _parts(text: Any, request: dict[str, Any]) -> Any:
 
 
 def default_schedule(mask_chunk: int) -> StreamConfig:
-    """From the smallest chunk that the mask allows to 2 s."""
-    full = -(-2 * TOKEN_RATE_HZ // mask_chunk) * mask_chunk
-    return StreamConfig(first_chunk=mask_chunk, chunk=full)
+    """From the smallest chunk that the mask allows, doubled up to 2 s: few programs."""
+    size = mask_chunk
+    while 2 * size <= LONGEST_CHUNK_TOKENS:
+        size *= 2
+    return StreamConfig(first_chunk=mask_chunk, chunk=size)

@@ -179,7 +179,7 @@ def test_chunks_grow_and_the_first_one_fills_up_the_prompts_last(talker) -> None
     config = StreamConfig(first_chunk=5, chunk=25, growth=2)
     for num_tail, first in ((0, 5), (3, 10), (5, 10), (7, 15)):
         sizes = list(itertools.islice(config.sizes(talker.models, num_tail), 5))
-        assert sizes == [first, 10, 20, 25, 25]
+        assert sizes == [first, 5, 10, 20, 25]
         assert first + talker.models.lookahead <= config.window(talker.models)
 
 
