@@ -17,7 +17,7 @@ KEY = jax.random.key(5)
 
 @pytest.fixture(scope="module")
 def tts():
-    return cosyjax.load()
+    return cosyjax.load(dtype="float32")  # rounded operands differ with the shapes of products
 
 
 @pytest.mark.slow
@@ -36,10 +36,11 @@ def test_streamed_audio_equals_the_whole(tts, chunk) -> None:
 
 @pytest.mark.slow
 def test_the_shipped_model_streams_a_sentence_and_the_same_again(tts) -> None:
-    text = "Hello there. It works."
+    text = "The weather will be fine in the morning."
     wavs = list(tts.stream(text))
     assert len(wavs) > 1
     wav = np.concatenate(wavs)
     tokens = tts.synthesize(text).speech_tokens
     assert len(wav) == 960 * sum(map(len, tokens))
     np.testing.assert_array_equal(np.concatenate(list(tts.stream(iter(text)))), wav)
+    assert not np.array_equal(np.concatenate(list(tts.stream(text, seed=1))), wav)
