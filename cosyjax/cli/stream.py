@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -109,8 +110,6 @@ def _setup(args: argparse.Namespace) -> Any:
 
 def _request(args: argparse.Namespace, streamer: Any) -> dict[str, Any]:
     """The request, checked before anything is computed."""
-    import dataclasses
-
     sizes = {"first_chunk": args.first_chunk, "chunk": args.chunk}
     given = {name: size for name, size in sizes.items() if size is not None}
     request = {

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cosyjax.eval.borders import snr_db
 from cosyjax.eval.random_bundle import draw_params
 from cosyjax.infer.acoustic_state import state_bytes
 from cosyjax.infer.overlap import (
@@ -128,13 +129,6 @@ def random_utterance(
     mel = mel.astype(np.float32)
     wav = mel_to_wav(model, folded, jnp.asarray(mel[None]), jnp.array([num_frames]), key)
     return Utterance(model, folded, mel, key, np.asarray(wav)[0])
-
-
-def snr_db(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Signal to noise; 300 dB is equal to the bit."""
-    noise = np.sum((got.astype(np.float64) - wanted) ** 2)
-    signal = np.sum(np.square(wanted, dtype=np.float64))
-    return float(10.0 * np.log10(signal / max(noise, 1e-30 * signal)))
 
 
 def _level_jump(got: np.ndarray, wanted: np.ndarray, borders: Sequence[int], rate_hz: int) -> float:

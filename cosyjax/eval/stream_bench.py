@@ -19,7 +19,7 @@ import numpy as np
 
 from cosyjax import shapes
 from cosyjax.eval import borders
-from cosyjax.infer import speak
+from cosyjax.infer import decode_rows, decode_text, speak, stream_step
 from cosyjax.infer.acoustic import tokens_to_mel
 from cosyjax.infer.acoustic_state import AcousticModels
 from cosyjax.infer.acoustic_stream import acoustic_step, flow_noise
@@ -187,8 +187,6 @@ def stream_tokens(
 
 def first_parts(streamer: Streamer, opening: Opening) -> dict[str, float]:
     """Times in ms of what stands between a text and its first sound, one after another."""
-    from cosyjax.infer import decode_rows, decode_text, stream_step
-
     speaker, sizes = streamer.speaker, streamer.sizes
     state = stream_step.init_stream_state(speaker, sizes, streamer.num_steps)
     text = np.asarray(streamer.encode(TEXT)[0], np.int32)

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cosyjax.eval.overlap_table import Utterance, measure, overlap_table, random_utterance, snr_db
+from cosyjax.eval.borders import snr_db
+from cosyjax.eval.overlap_table import Utterance, measure, overlap_table, random_utterance
 from cosyjax.infer.overlap import OverlapConfig
 from cosyjax.models.hift_field import receptive_field
 from tests.tiny_stream import HIFT
