@@ -16,7 +16,7 @@ from cosyjax.infer.acoustic_state import AcousticModels, init_acoustic, put_row,
 from cosyjax.infer.speak import NO_TOKENS, VOCODER_STREAM, Conditions
 from cosyjax.infer.vocode import mel_to_wav
 from cosyjax.models import vocoder
-from cosyjax.models.flow import FlowMatching
+from cosyjax.models.flow import FlowConfig, FlowMatching
 from cosyjax.models.hift import HiFTConfig
 from tests.drawn import normal
 from tests.tiny_flow import MELS, TINY, tiny_params
@@ -76,21 +76,20 @@ def speaker(config: HiFTConfig = HIFT) -> tuple[AcousticModels, Any]:
     return models, (tiny_params(FLOW), tree)
 
 
-def voice(num_prompt: int, seed: int = 0) -> Conditions:
+def voice(num_prompt: int, seed: int = 0, flow: FlowConfig = FLOW) -> Conditions:
     """A voice with a prompt of so many tokens."""
-    draws = np.random.default_rng(seed)
     return Conditions(
         lm_text_tokens=NO_TOKENS,
         lm_speech_tokens=NO_TOKENS,
-        flow_tokens=draws.integers(0, FLOW.vocab_size, num_prompt).astype(np.int32),
-        flow_mel=normal(2 * num_prompt, MELS, seed=seed + 1),
-        speaker_embedding=normal(FLOW.speaker_dim, seed=seed + 2),
+        flow_tokens=tokens(num_prompt, seed, flow),
+        flow_mel=normal(2 * num_prompt, flow.estimator.num_mels, seed=seed + 1),
+        speaker_embedding=normal(flow.speaker_dim, seed=seed + 2),
     )
 
 
-def tokens(num: int, seed: int = 5) -> np.ndarray:
+def tokens(num: int, seed: int = 5, flow: FlowConfig = FLOW) -> np.ndarray:
     """Speech tokens that a language model might have said."""
-    return np.random.default_rng(seed).integers(0, FLOW.vocab_size, num).astype(np.int32)
+    return np.random.default_rng(seed).integers(0, flow.vocab_size, num).astype(np.int32)
 
 
 class Heard(NamedTuple):
@@ -106,15 +105,17 @@ def whole(
     key: jax.Array,
     models: AcousticModels | None = None,
     config: HiFTConfig = HIFT,
+    params: Any = None,
 ) -> Heard:
     """What prompt and tokens say at once, under the chunk mask."""
-    own, params = speaker(config)
-    models = models or own
+    own, own_params = speaker(config)
+    models, params = models or own, params or own_params
+    num_mels = models.flow.config.estimator.num_mels
     both = np.concatenate([given.flow_tokens, spoken])
     length = -(-len(both) // 64) * 64  # few programs for many tests
     num_prompt = len(given.flow_mel)
     frames = np.arange(2 * length)[None]
-    noise = acoustic_stream.flow_noise(None, key[None], frames, np.array([num_prompt]), MELS)
+    noise = acoustic_stream.flow_noise(None, key[None], frames, np.array([num_prompt]), num_mels)
     mel = tokens_to_mel(
         models.flow,
         params[0],
@@ -130,7 +131,7 @@ def whole(
     counts = np.array([mel.shape[1]], np.int32)
     key = jax.random.fold_in(key, VOCODER_STREAM)
     wav = mel_to_wav(models.vocoder, params[1], padded, counts, key)
-    return Heard(mel[0], np.asarray(wav)[0, : len(spoken) * RATE])
+    return Heard(mel[0], np.asarray(wav)[0, : len(spoken) * wav.shape[1] // length])
 
 
 class Stream:
@@ -142,9 +143,10 @@ class Stream:
         num_tokens: int,
         models: AcousticModels | None = None,
         config: HiFTConfig = HIFT,
+        params: Any = None,
     ) -> None:
-        own, self.params = speaker(config)
-        self.models = models or own
+        own, own_params = speaker(config)
+        self.models, self.params = models or own, params or own_params
         self.max_tokens = reach(self.models, num_tokens)
         self.state = init_acoustic(self.models, batch, self.max_tokens)
         self.waiting: list[np.ndarray | None] = [None] * batch
@@ -161,7 +163,7 @@ class Stream:
 
     def step(self, chunk: int) -> None:
         """Speaks a chunk of every row that has not ended."""
-        size = chunk + AHEAD
+        size = chunk + self.models.lookahead
         given = np.zeros((len(self.waiting), size), np.int32)
         num_valid, last = np.zeros(len(given), np.int32), np.zeros(len(given), bool)
         for row, left in enumerate(self.waiting):

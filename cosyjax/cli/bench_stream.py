@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ HEAD = (
     *("mel dB", "level dB", "cents"),
 )
 ROW = "{:>6} {:>6} {:>9} {:>9} {:>7} {:>7} {:>6} {:>7} {:>6} {:>7} {:>7} {:>9} {:>6}"
+
+LONG_HEAD = ("minute", "RTF", "margin ms", "level dB", "pitch Hz", "timbre dB", "MB", "arrays")
+LONG_ROW = "{:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>6} {:>6}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--left", nargs="+", default=LEFT, metavar="S", help="seconds looked back; or all"
     )
-    group.add_argument("--plot", type=Path, help="draw delay against sound, as a png")
+    group.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="instead speak so long without a break, and tell what falls behind, grows or drifts",
+    )
+    group.add_argument("--plot", type=Path, help="draw delay against sound, or the drift, as a png")
 
 
 def run(args: argparse.Namespace, machine: dict[str, Any]) -> int:
@@ -42,12 +52,16 @@ def run(args: argparse.Namespace, machine: dict[str, Any]) -> int:
         common.check_output(args.plot, (".png",))
     chunks = [_number(word, "--chunks") for word in args.chunks]
     left = [None if word == "all" else _number(word, "--left") for word in args.left]
+    if args.minutes is not None and args.minutes < 1:
+        raise InputError(f"--minutes {args.minutes}: at least 1 is needed")
     folder = common.bundle_folder(args)
     from cosyjax.eval import stream_bench
     from cosyjax.infer import synthesize
 
     tts = synthesize.load(folder, dtype=args.dtype)
     print(f"{folder}: {tts.plan.why}", file=sys.stderr)
+    if args.minutes is not None:
+        return _run_long(args, tts, {"machine": machine, "bundle": str(folder)})
     given = stream_bench.make_material(tts, args.voice)
     print(ROW.format(*HEAD), flush=True)
     rows = []
@@ -60,6 +74,33 @@ def run(args: argparse.Namespace, machine: dict[str, Any]) -> int:
     if args.plot:
         stream_bench.plot(rows, args.plot)
     return 0
+
+
+def _run_long(args: argparse.Namespace, tts: Any, about: dict[str, Any]) -> int:
+    """One stream of `args.minutes`, minute by minute."""
+    from cosyjax.eval import long_stream
+
+    tts.warmup()
+    print(LONG_ROW.format(*LONG_HEAD), flush=True)
+    parts = []
+    speak = lambda text: tts.stream(text, voice=args.voice)
+    for part in long_stream.listen(speak, 60.0 * args.minutes):
+        parts.append(part)
+        print(LONG_ROW.format(f"{part.start_s / 60.0:.0f}", *_rounded(part[1:])), flush=True)
+    found = long_stream.drifts(parts)
+    for name, drift in found.items():
+        print(f"{name}: {drift.change:+.3g} +- {drift.error:.2g} from the first to the last")
+    if args.json:
+        rows = [part._asdict() for part in parts]
+        change = {name: drift._asdict() for name, drift in found.items()}
+        args.json.write_text(json.dumps({**about, "parts": rows, "drift": change}, indent=1))
+    if args.plot:
+        long_stream.plot(parts, args.plot)
+    return 0
+
+
+def _rounded(values: Sequence[float]) -> list[str]:
+    return [f"{value:.{digits}f}" for value, digits in zip(values, (3, 0, 2, 1, 2, 0, 0))]
 
 
 def _number(word: str, option: str) -> float:

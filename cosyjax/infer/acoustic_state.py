@@ -79,6 +79,7 @@ def acoustic_models(
     return models, (stages.flow.params, stages.vocoder.params)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))  # at once: a stream begins with it
 def init_acoustic(
     models: AcousticModels, batch: int, max_tokens: int, num_steps: int | None = None
 ) -> AcousticState:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cosyjax import shapes
+from cosyjax.infer import kept
 from cosyjax.infer.acoustic_state import PROMPT_SEED, AcousticModels, AcousticState
 from cosyjax.infer.speak import NOISE_STREAM, VOCODER_STREAM
 from cosyjax.infer.vocode import speak_rows
@@ -35,6 +37,21 @@ class Spoken(NamedTuple):
     num_samples: jax.Array  # [B] int32; the rest of a row is zero
     mel: jax.Array  # [B, 2C, M] the frames that the vocoder heard
     num_frames: jax.Array  # [B] int32
+
+
+class Given(NamedTuple):
+    """What `acoustic_step` takes beside the models."""
+
+    params: Any
+    tokens: jax.Array
+    state: AcousticState
+    num_valid: jax.Array
+    last: jax.Array
+    noise: jax.Array | None
+    guidance_scale: jax.Array | None
+
+
+Step = Callable[[Given], tuple[Spoken, AcousticState]]
 
 
 @functools.partial(jax.jit, static_argnames="models", donate_argnames="state")
@@ -82,7 +99,7 @@ def acoustic_step(
         noise=noise,
         guidance_scale=guidance_scale,
     )
-    mel, flow = _where_live(num_valid > 0, speak, state)
+    mel, flow = _where_live(num_valid > 0, speak, state, num_frames)
     skipped = jnp.clip(state.num_prompt - first, 0, num_frames)
     known = jnp.minimum(shapes.FRAMES_PER_TOKEN * num_valid, num_frames)
     heard = jnp.maximum(known - skipped, 0)
@@ -98,6 +115,34 @@ def acoustic_step(
         overlap=models.overlap,
     )
     return Spoken(wav, num_samples, mel, heard), state.replace(flow=flow, vocoder=vocoder)
+
+
+def kept_step(models: AcousticModels, given: Given, place: Path) -> Step:
+    """`acoustic_step` for arguments like `given`, traced once per machine; see `kept`."""
+
+    def speak(given: Given) -> tuple[Any, ...]:
+        spoken, state = acoustic_step(
+            models,
+            given.params,
+            given.tokens,
+            given.state,
+            num_valid=given.num_valid,
+            last=given.last,
+            noise=given.noise,
+            guidance_scale=given.guidance_scale,
+        )
+        return (*spoken, *jax.tree.leaves(state))
+
+    like = jax.tree.map(lambda _: False, given)
+    donate = like._replace(state=jax.tree.map(lambda _: True, given.state))
+    run = kept.program(speak, given, static=models, donate=donate, place=place)
+    tree, count = jax.tree.structure(given.state), len(Spoken._fields)
+
+    def step(given: Given) -> tuple[Spoken, AcousticState]:
+        said = run(jax.tree.leaves(given))
+        return Spoken(*said[:count]), jax.tree.unflatten(tree, said[count:])
+
+    return step
 
 
 @functools.partial(jax.jit, static_argnames="models", donate_argnames="state")
@@ -196,15 +241,18 @@ def flow_noise(
 
 
 def _where_live(
-    live: jax.Array, speak: Callable[[AcousticState], Any], state: AcousticState
+    live: jax.Array,
+    speak: Callable[[AcousticState], Any],
+    state: AcousticState,
+    num_frames: int,
 ) -> tuple[jax.Array, FlowState]:
-    """`speak(state)`; the flow of rows that are not `live` [B] stays as it is."""
+    """`speak(state)`, so many frames; the flow of rows that are not `live` [B] stays as it is."""
     if live.shape[0] > 1:
         mel, after = speak(state)
         return mel, _keep_rows(live, after, state.flow)
     # A single row that rests costs nothing, and one that speaks no pass over its caches.
-    shape = jax.eval_shape(speak, state)[0]
-    rest = lambda state: (jnp.zeros(shape.shape, shape.dtype), state.flow)
+    shape = (1, num_frames, state.prompt_mel.shape[2])
+    rest = lambda state: (jnp.zeros(shape, jnp.float32), state.flow)
     return jax.lax.cond(live[0], speak, rest, state)
 
 

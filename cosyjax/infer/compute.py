@@ -100,6 +100,6 @@ def enable_compilation_cache() -> Path:
     default = Path.home() / ".cache" / "cosyjax" / "xla"
     folder = Path(os.environ.get("COSYJAX_CACHE_DIR", default))
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

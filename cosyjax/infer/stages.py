@@ -44,11 +44,27 @@ def _as_is(params: Any, config: Any) -> tuple[Any, Any]:
     return params, config
 
 
+def _at_once(prepare: Prepare) -> Prepare:
+    """`prepare` as one program: a hundred small ones take seconds to compile at every start."""
+
+    def prepared(params: Any, config: Any) -> tuple[Any, Any]:
+        configs = []
+
+        def trace(params: Any) -> Any:
+            tree, config_after = prepare(params, config)
+            configs.append(config_after)
+            return tree
+
+        return jax.jit(trace)(params), configs[0]
+
+    return prepared
+
+
 # Stage name -> (module in the bundle, config to model, what makes parameters ready for inference).
 TABLE: dict[str, tuple[str, Any, Prepare]] = {
     "lm": ("text_speech_lm", TextSpeechLM, prepare_for_decode),
-    "flow": ("flow", FlowMatching, prepare_for_synthesis),
-    "vocoder": ("vocoder", vocoder.make_vocoder, vocoder.fold_weight_norm),
+    "flow": ("flow", FlowMatching, _at_once(prepare_for_synthesis)),
+    "vocoder": ("vocoder", vocoder.make_vocoder, _at_once(vocoder.fold_weight_norm)),
     "speech_tokenizer": ("speech_tokenizer", SpeechTokenizer, _as_is),
     "speaker_encoder": (
         "speaker_encoder",

@@ -10,6 +10,8 @@ reads a text while it comes) and end on their own.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cosyjax.errors import InputError
-from cosyjax.infer import decode_rows, decode_text
+from cosyjax.infer import acoustic_stream, decode_rows, decode_text
 from cosyjax.infer.acoustic_state import AcousticModels, AcousticState, init_acoustic, put_row
 from cosyjax.infer.acoustic_stream import Spoken, acoustic_step
 from cosyjax.infer.decode import DecodeState, SamplingConfig
@@ -35,6 +37,7 @@ class Speaker(NamedTuple):
     sampling: SamplingConfig = SamplingConfig()
     noise: Any = None  # [frames, M] fixed noise of the bundle, or None
     guidance_scale: Any = None  # None for that of the flow's config
+    steps: Mapping[int, acoustic_stream.Step] = {}  # programs made beforehand, by their chunk
 
 
 class Sizes(NamedTuple):
@@ -80,7 +83,10 @@ class Arrival(NamedTuple):
 
 def init_stream_state(speaker: Speaker, sizes: Sizes, num_steps: int | None = None) -> StreamState:
     """Returns a state whose rows are free."""
-    return _free_rows(speaker.lm.model, speaker.models, speaker.sampling, sizes, num_steps)
+    state = _free_rows(speaker.lm.model, speaker.models, speaker.sampling, sizes, num_steps)
+    # What a kept program returns is bound to its device. A state that is bound from the start meets
+    # each program in one form; else all of them would be compiled twice.
+    return jax.device_put(state, jax.devices()[0]) if speaker.steps else state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))  # at once: a stream begins with it
@@ -141,17 +147,49 @@ def stream_step(
     given, queue = _take(
         state.queue, lm.tokens, lm.num_tokens, lm.done, sizes=(chunk, models.lookahead)
     )
-    spoken, acoustic = acoustic_step(
-        models,
+    spoken, acoustic = _speak(speaker, given, state.acoustic, chunk)
+    return spoken, queue.done, StreamState(lm, queue, acoustic, text)
+
+
+def keep_step(speaker: Speaker, state: StreamState, chunk: int, place: Path) -> Speaker:
+    """Returns a speaker whose `stream_step` of `chunk` tokens is not traced again on this machine.
+
+    Args:
+      speaker: to which the program is added.
+      state: like those that it will be used with; it is only looked at.
+      chunk: tokens.
+      place: folder of such programs, see `kept`.
+    """
+    batch = state.queue.done.shape
+    tokens = jax.ShapeDtypeStruct((*batch, chunk + speaker.models.lookahead), jnp.int32)
+    counts, flags = (jax.ShapeDtypeStruct(batch, dtype) for dtype in (jnp.int32, bool))
+    array = lambda x: None if x is None else jnp.asarray(x, jnp.float32)
+    noise, scale = array(speaker.noise), array(speaker.guidance_scale)
+    given: Any = (speaker.params, tokens, state.acoustic, counts, flags, noise, scale)
+    step = acoustic_stream.kept_step(speaker.models, acoustic_stream.Given(*given), place)
+    steps = {**speaker.steps, chunk: step}
+    return speaker._replace(steps=steps, noise=noise, guidance_scale=scale)
+
+
+def _speak(
+    speaker: Speaker, given: _Given, state: AcousticState, chunk: int
+) -> tuple[Spoken, AcousticState]:
+    if chunk in speaker.steps:
+        own = speaker.noise, speaker.guidance_scale
+        known = acoustic_stream.Given(
+            speaker.params, given.tokens, state, given.num_valid, given.last, *own
+        )
+        return speaker.steps[chunk](known)
+    return acoustic_step(
+        speaker.models,
         speaker.params,
         given.tokens,
-        state.acoustic,
+        state,
         num_valid=given.num_valid,
         last=given.last,
         noise=speaker.noise,
         guidance_scale=speaker.guidance_scale,
     )
-    return spoken, queue.done, StreamState(lm, queue, acoustic, text)
 
 
 @jax.jit

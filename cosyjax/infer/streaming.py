@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from cosyjax.errors import InputError
-from cosyjax.infer import buckets, decode_rows, stream_step, talk, voice_state
+from cosyjax.infer import buckets, decode_rows, kept, stream_step, talk, voice_state
 from cosyjax.infer.acoustic_state import (
     AcousticModels,
     acoustic_models,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cosyjax.infer.synthesize import Synthesizer
 
 LEFT_SECONDS = 5  # that attention sees by default, the prompt included
-LONGEST_CHUNK_TOKENS = 2 * TOKEN_RATE_HZ  # by default
+LONGEST_CHUNK_TOKENS = TOKEN_RATE_HZ  # by default
 SHORT_TEXT = 8  # text tokens of a rehearsal
 LONGEST_WORD = 24  # text tokens
 MAX_VOICES = 64  # whose encoded prompts are kept
@@ -53,7 +53,7 @@ class StreamSetup:
     """What the programs and the state of streams are made for."""
 
     batch: int = 1  # streams at once
-    schedule: StreamConfig | None = None  # largest chunks; None: from one mask chunk to 2 s
+    schedule: StreamConfig | None = None  # largest chunks; None: from one mask chunk to 1 s
     # Mask chunks that attention sees behind its own. None: 5 s, with which a stream may go on for
     # ever; -1: everything, the sound of the whole however long, for at most `max_seconds`.
     left_context: int | None = None
@@ -227,8 +227,14 @@ class Streamer:
           voice: encoded as well; other voices with prompts of another length may need more.
         """
         opening, models = self.opening(voice), self.speaker.models
-        state = stream_step.init_stream_state(self.speaker, self.sizes, self.num_steps)
-        for chunk in opening.schedule.all_sizes(models, opening.voice.num_tail):
+        chunks = list(opening.schedule.all_sizes(models, opening.voice.num_tail))
+        begin = lambda: stream_step.init_stream_state(self.speaker, self.sizes, self.num_steps)
+        shape, place = jax.eval_shape(begin), kept.folder(self.speaker.params)
+        for chunk in chunks:
+            if place and chunk not in self.speaker.steps:
+                self.speaker = stream_step.keep_step(self.speaker, shape, chunk, place)
+        state = begin()
+        for chunk in chunks:
             _, _, state = stream_step.stream_step(self.speaker, state, chunk)
             status(state)
         del state
@@ -295,7 +301,7 @@ def _parts(text: Any, request: dict[str, Any]) -> Any:
 
 
 def default_schedule(mask_chunk: int) -> StreamConfig:
-    """From the smallest chunk that the mask allows, doubled up to 2 s: few programs."""
+    """From the smallest chunk that the mask allows, doubled up to 1 s: few programs."""
     size = mask_chunk
     while 2 * size <= LONGEST_CHUNK_TOKENS:
         size *= 2

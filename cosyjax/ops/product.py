@@ -163,6 +163,7 @@ def conv1d(
     return dense(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, features), compute=compute)
 
 
+@functools.partial(jax.jit, static_argnames=("width", "dilation", "padding"))
 def conv1d_tiled(
     x: jax.Array,
     points: jax.Array,
