@@ -34,7 +34,7 @@ MELS = (
 
 def get_config(run: str = "judges") -> TrainConfig:
     """1.4 M parameters; `run` is "mel", "pitch" or "judges"."""
-    num_steps = {"mel": 3_000, "pitch": 2_000, "judges": 4_000}[run]
+    num_steps = {"mel": 3_000, "pitch": 1_000, "judges": 1_600}[run]
     judges, pitch = run == "judges", run == "pitch"
     model = HiFTConfig(base_channels=128, f0_channels=128, causal=True, lookahead=4)
     discriminators = DiscriminatorsConfig(
@@ -63,7 +63,7 @@ def get_config(run: str = "judges") -> TrainConfig:
             final_lr=1e-4,
             schedule="wsd",
             warmup_steps=100,
-            decay_steps=500,
+            decay_steps=400 if judges else 500,
             b1=0.8,
             b2=0.99,
             clip_norm=5.0,

@@ -157,7 +157,7 @@ class Stream:
         """Lets a row begin to say tokens in a voice."""
         made = voice_state.voice_state(self.models, self.params, given)
         one = voice_state.begin_row(made.acoustic, key, self.max_tokens)
-        self.state = jax.jit(put_row)(self.state, row, one)
+        self.state = jax.jit(put_row, donate_argnums=0)(self.state, row, one)
         self.waiting[row] = np.concatenate([np.asarray(made.tail)[: made.num_tail], spoken])
         self.mels[row], self.wavs[row] = [], []
 

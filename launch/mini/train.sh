@@ -10,6 +10,8 @@
 # READINGS in the environment is a manifest (.jsonl or .jsonl.gz) of texts with their pronunciation
 # (text, phonemes): from it the language model learns to spell before it hears speech.
 #
+# REHEARSE=1 in the environment takes two steps of each stage: do all commands work here?
+#
 # Every step goes on where it was stopped, and one that is done takes seconds: after a stop, give the
 # same command again. With WHISPER (the folder of a CTranslate2 Whisper) set, the bundle is judged on
 # the held-out sentences at the end. Voices are cut from CORPUS/train; see voices.jsonl.
@@ -32,12 +34,20 @@ for folder in "$@"; do
 done
 cd "$home"
 
+short=()
+if [ -n "${REHEARSE:-}" ]; then
+    for change in num_steps=2 eval_every=2 eval_batches=1 checkpoint_every=2 log_every=1 \
+        optimizer.warmup_steps=1 optimizer.decay_steps=1; do
+        short+=(--set "$change")
+    done
+fi
+
 # Trains a stage: its run, its config, its data, and further changes of the config.
 train() {
     local name=$1 config=$2 data=$3
     shift 3
     cosyjax train --config "configs/$config" --workdir "$work/runs/$name" \
-        --set "data.sources=[{'path':'$data'}]" "$@"
+        --set "data.sources=[{'path':'$data'}]" "$@" "${short[@]}"
 }
 
 # Learns a text tokenizer unless it is there.

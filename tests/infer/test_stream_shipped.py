@@ -42,8 +42,11 @@ def shipped(tts) -> Given:
 
 @pytest.fixture(scope="module")
 def official() -> Given:
-    """Flow and HiFT of the official sizes, with random weights and chunks from 5 tokens on."""
-    config = flow.FlowConfig(mask_chunk=5)
+    """Flow and HiFT of the official sizes, with random weights and chunks from 5 tokens on.
+
+    Four solver steps, not ten: with ten a row remembers 9 MB a token, and 24 GB are too few.
+    """
+    config = flow.FlowConfig(mask_chunk=5, num_steps=4)
     params = draw_params(flow.init_params, config, 0)
     params, config = prepare_for_synthesis(params, config)
     generator = hift.HiFTConfig()
@@ -106,7 +109,7 @@ def test_four_rows_of_the_shipped_model_stream_what_each_says_whole(shipped, chu
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_prompt, first, chunk", [(0, 5, 5), (0, 15, 25), (75, 5, 15), (75, 5, 50), (250, 15, 25)]
+    "num_prompt, first, chunk", [(0, 5, 5), (75, 15, 25), (75, 5, 50), (250, 5, 15), (250, 15, 25)]
 )
 def test_official_sizes_stream_what_they_say_whole(official, num_prompt, first, chunk) -> None:
     check(official, [(num_prompt, ENDS[0])], first, chunk)
@@ -114,7 +117,6 @@ def test_official_sizes_stream_what_they_say_whole(official, num_prompt, first, 
 
 @pytest.mark.slow
 def test_four_rows_of_official_sizes_stream_what_each_says_whole(official) -> None:
-    # Each row remembers 9 MB a token: a prompt of 10 s beside three others would not fit here.
     check(official, list(zip([75, 0, 25, 13], ENDS, strict=True)), 5, 25)
 
 
