@@ -129,7 +129,7 @@ def drifts(parts: list[Part]) -> dict[str, Drift]:
 def plot(parts: list[Part], path: Path) -> None:
     """Draws what could drift over the minutes of the stream."""
     shown = {
-        "least_margin_ms": "margin, ms",
+        "rtf": "real-time factor",
         "level_db": "level, dB",
         "pitch_hz": "pitch, Hz",
         "timbre_db": "timbre, dB",
