@@ -63,3 +63,39 @@ def test_a_sharded_layer_computes_what_a_single_device_does() -> None:
     sharded = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
     got = jax.jit(layer.apply)(sharded, x)
     np.testing.assert_allclose(got, layer.apply(params, x), atol=1e-6)
+
+
+def total_by_row(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, D], [D, M] -> [B, 1]: sums over a dimension that the devices hold in parts."""
+    y = sharding.constrain(x @ kernel, "batch", "mlp")
+
+    def own(part: jax.Array) -> jax.Array:
+        return jax.lax.psum(part.sum(1, keepdims=True), sharding.mesh_axes("mlp"))
+
+    return sharding.shard_map(own, [("batch", "mlp")], ("batch", None))(y)
+
+
+def test_by_hand_over_a_mesh_is_the_same_as_on_one_device() -> None:
+    x, kernel = jax.random.normal(jax.random.key(0), (8, 4)), jnp.arange(24.0).reshape(4, 6)
+    mesh = sharding.make_mesh(2, 2, 2)
+    program = jax.jit(sharding.placed(total_by_row, mesh, RULES))
+    given = jax.device_put((x, kernel), sharding.replicated(mesh))
+    text = program.lower(*given).compile().as_text()
+    np.testing.assert_allclose(program(*given), total_by_row(x, kernel), rtol=1e-5)
+    assert "f32[2,4]" in text and "all-reduce" in text  # a row's part on each device
+
+
+def test_without_a_context_nothing_is_laid_out() -> None:
+    x = jnp.ones((3, 2))  # divides by no mesh
+    assert sharding.mesh_axes("mlp") == ()
+    assert sharding.constrain(x, "batch", "mlp") is x
+    assert (
+        sharding.placed(lambda x: sharding.mesh_axes("mlp"), sharding.make_mesh(1), RULES)(x) == ()
+    )
+
+
+def test_only_axes_of_several_devices_are_named() -> None:
+    with sharding.context(sharding.make_mesh(1, 4, 1), RULES):
+        assert sharding.mesh_axes("batch") == ("fsdp",)
+        assert sharding.mesh_axes("mlp") == ()
+        assert sharding.mesh_axes("no such axis") == ()

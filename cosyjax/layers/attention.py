@@ -6,15 +6,22 @@ position in the sequence and from the number of valid entries, with or without a
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from cosyjax.layers.basic import Dense
-from cosyjax.ops import attend, product, rope
+from cosyjax.layers.joined import joined
+from cosyjax.ops import attend, cudnn, heads, product, rope, splash
 
-ATTENTIONS = ("whole", "by_head")
+# How a call without a cache attends: "whole" is the reference, "by_head" saves memory on a CPU, the
+# kernels save it on TPU ("splash") and GPU ("cudnn").
+KERNELS = (*splash.KERNELS, cudnn.KERNEL)
+ATTENTIONS = ("whole", "by_head", *KERNELS)
 
 
 class KVCache(struct.PyTreeNode):
@@ -48,6 +55,8 @@ class Span(struct.PyTreeNode):
     lengths: jax.Array | None = None  # [B] int32 valid positions of this call, padding on the right
     segment_ids: jax.Array | None = None  # [B, T] int32 packed sequences; only without a cache
     positions: jax.Array | None = None  # [B, T] int32 rotary positions of packed sequences
+    # Without a cache: make one of the T positions.
+    keep: bool = struct.field(pytree_node=False, default=False)
 
 
 class GroupedQueryAttention(nn.Module):
@@ -65,6 +74,7 @@ class GroupedQueryAttention(nn.Module):
     compute: str = "float32"
     fused: bool = False
     attention: str = "whole"
+    join_qkv: bool = False
 
     def setup(self) -> None:
         widths = {"heads": self.num_heads * self.head_dim}
@@ -98,34 +108,47 @@ class GroupedQueryAttention(nn.Module):
 
         Args:
           x: [B, T, D].
-          cache: what came before; None attends within x alone and keeps nothing.
+          cache: what came before; None attends within x alone.
           span: validity, segments and rotary positions of x.
 
         Returns:
           y: [B, T, D] float32; outside the valid positions its value means nothing.
-          cache: with the valid positions of x appended, or None.
+          cache: with the valid positions of x appended; None without one, unless `span.keep`.
+
+        Raises:
+          InputError: heads that do not divide over the devices of a mesh.
         """
+        heads.check_heads(self.num_heads, self.num_kv_heads)
         batch, num = x.shape[:2]
         start = jnp.zeros((batch,), jnp.int32) if cache is None else cache.position
         lengths = jnp.full((batch,), num, jnp.int32) if span.lengths is None else span.lengths
         slots = start[:, None] + jnp.arange(num, dtype=jnp.int32)  # [B, T]
         positions = slots if span.positions is None else span.positions
         q, k, v = self._project(x)
-        q = rope.rotate(q, positions, self.rope_theta)
+        q = rope.rotate(q, positions, self.rope_theta, **self._queries(cache))
         k = rope.rotate(k, positions, self.rope_theta)
         valid = (jnp.arange(num) < lengths[:, None])[..., None, None]
-        k = _rows_first(jnp.where(valid, k, 0.0)).swapaxes(1, 2)  # [B * K, P, T]
-        v = _rows_first(jnp.where(valid, v, 0.0))  # [B * K, T, P]
+        k, v = jnp.where(valid, k, 0.0), jnp.where(valid, v, 0.0)
+        rows = _rows_first(k).swapaxes(1, 2), _rows_first(v)  # [B * K, P, T], [B * K, T, P]
         if cache is not None:
-            k, v = write(cache.k, k, start, 2), write(cache.v, v, start, 1)
-            cache = KVCache(k, v, start + lengths)
-        keys = jnp.arange(v.shape[1], dtype=jnp.int32)
-        mask = (keys <= slots[..., None]) & (keys < (start + lengths)[:, None, None])
-        if span.segment_ids is not None:
-            mask &= span.segment_ids[:, :, None] == span.segment_ids[:, None, :]
-        by_head = self.attention == "by_head" and cache is None
-        mixed = self._attend_by_head(q, k, v, mask) if by_head else self._attend(q, k, v, mask)
-        return self.out(mixed), cache
+            rows = write(cache.k, rows[0], start, 2), write(cache.v, rows[1], start, 1)
+        if cache is None and self.attention in KERNELS:
+            mixed = self._attend_by_kernel(q, k, v, span)
+        else:
+            keys = jnp.arange(rows[1].shape[1], dtype=jnp.int32)
+            mask = (keys <= slots[..., None]) & (keys < (start + lengths)[:, None, None])
+            if span.segment_ids is not None:
+                mask &= span.segment_ids[:, :, None] == span.segment_ids[:, None, :]
+            by_head = self.attention == "by_head" and cache is None
+            mixed = (self._attend_by_head if by_head else self._attend)(q, *rows, mask)
+        kept = cache is not None or span.keep
+        return self.out(mixed), KVCache(*rows, start + lengths) if kept else None
+
+    def _queries(self, cache: KVCache | None) -> dict[str, Any]:
+        """How queries leave the rotation: for the splash kernel as it takes them."""
+        if cache is not None or self.attention not in splash.KERNELS:
+            return {}
+        return {"scale": self.head_dim**-0.5, "result": splash.operand_type(self.compute)}
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """[B, T, D] -> queries [B, T, H, P], keys and values [B, T, K, P]."""
@@ -133,9 +156,23 @@ class GroupedQueryAttention(nn.Module):
             heads, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
             q, k, v = jnp.split(self.qkv(x), (heads, heads + kv), axis=-1)
         else:
-            q, k, v = self.query(x), self.key(x), self.value(x)
+            q, k, v = joined((self.query, self.key, self.value), x, join=self.join_qkv)
         split = lambda a: a.reshape(*a.shape[:2], -1, self.head_dim)
         return split(q), split(k), split(v)
+
+    def _attend_by_kernel(self, q: jax.Array, k: jax.Array, v: jax.Array, span: Span) -> jax.Array:
+        """q [B, T, H, P], k and v [B, T, K, P] -> [B, T, H * P]."""
+        if self.attention == cudnn.KERNEL:
+            by_gpu = functools.partial(cudnn.attend, compute=self.compute)
+            y = by_gpu(q, k, v, lengths=span.lengths, segment_ids=span.segment_ids)
+        else:
+            ends = jnp.arange(1, q.shape[1] + 1, dtype=jnp.int32)
+            if span.lengths is not None:
+                ends = jnp.minimum(ends, span.lengths[:, None])
+            interpret = self.attention == "splash_interpret"
+            by_tpu = functools.partial(splash.attend, scaled=True, interpret=interpret)
+            y = by_tpu(q, k, v, ends, span.segment_ids, compute=self.compute)
+        return y.reshape(*y.shape[:2], -1)
 
     def _attend_by_head(
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array

@@ -31,12 +31,14 @@ class Dense(nn.Module):
     axes: Axes = (None, None)
     use_bias: bool = True
     compute: str = "float32"
+    result: str = "float32"  # type of the product; what is added to it is float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = boxed(nn.initializers.lecun_normal(), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        y = product.dense(x, kernel, compute=self.compute)
+        axes = tuple(self.axes) if any(self.axes) else ()
+        y = product.dense(x, kernel, compute=self.compute, axes=axes, result=self.result)
         if self.has_variable("params", LORA_UP):
             low = product.dense(x, self._kept(LORA_DOWN), compute=self.compute)
             y = y + product.dense(low, self._kept(LORA_UP), compute=self.compute)

@@ -24,6 +24,7 @@ from cosyjax.layers.chunk_cache import (
     init_cache,
 )
 from cosyjax.layers.conv import CausalConv
+from cosyjax.ops import heads, splash
 
 TIME_SCALE = 1000.0
 
@@ -144,6 +145,7 @@ class ChunkTransformer(nn.Module):
     chunk: int = 0  # frames per mask chunk where no mask is given; 0 sees everything
     compute: str = "float32"
     fused: bool = False  # query, key and value in one product, an inference-only form
+    attention: str = "whole"  # or one of splash.KERNELS, for whole utterances
 
     def setup(self) -> None:
         inner = self.num_heads * self.head_dim
@@ -174,17 +176,29 @@ class ChunkTransformer(nn.Module):
         Args:
           x: [B, C, features].
           state: cache of L frames, or None for a whole utterance (L = 0).
-          mask: bool [B, C, L + C]; by default chunks of `chunk` frames, all of them valid.
+          mask: bool [B, C, L + C]; by default chunks of `chunk` frames, all of them valid. For a
+            kernel of `attention` int32 [B, C], see `masks.ends`.
         """
+        heads.check_heads(self.num_heads, self.num_heads)
         if mask is None:
             mask = default_mask(state, x, self.chunk)
         query, key, value = self._project(self.attention_norm(x))
-        query = query * jnp.float32(self.head_dim**-0.5)
-        query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))  # heads first
-        y = attend_cached(query, (state, key, value), mask, compute=self.compute)
-        state = None if state is None else extend(state, key, value)
-        x = x + self.out(y.swapaxes(1, 2).reshape(*x.shape[:-1], -1))
+        if mask.ndim == 2:
+            y = self._attend_by_kernel(query, key, value, mask)
+        else:
+            query = query * jnp.float32(self.head_dim**-0.5)
+            query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))  # heads first
+            y = attend_cached(query, (state, key, value), mask, compute=self.compute)
+            y, state = y.swapaxes(1, 2), None if state is None else extend(state, key, value)
+        x = x + self.out(y.reshape(*x.shape[:-1], -1))
         return x + self.mlp_out(gelu(self.mlp_in(self.mlp_norm(x)))), state
+
+    def _attend_by_kernel(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, ends: jax.Array
+    ) -> jax.Array:
+        """[B, C, H, P] each -> [B, C, H, P]."""
+        interpret = self.attention == "splash_interpret"
+        return splash.attend(query, key, value, ends, compute=self.compute, interpret=interpret)
 
     def _project(self, x: jax.Array) -> Iterator[jax.Array]:
         """[B, C, features] -> queries, keys and values, each [B, C, H, P]."""

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from cosyjax.errors import InputError
-from cosyjax.ops import product
+from cosyjax.ops import heads, product
 
 REMAT_POLICIES = ("none", "dots", "full")
 
@@ -25,8 +25,9 @@ def remat(module: Any, policy: str, methods: Sequence[str], *, scanned: bool = F
 
     Args:
       module: a Linen module class.
-      policy: "none" keeps every value; "dots" keeps the products with parameters and computes the
-        rest again, attention's scores included; "full" keeps what goes into the module alone.
+      policy: "none" keeps every value; "dots" keeps the products with parameters, and what a kernel
+        of attention gives, and computes the rest again, attention's scores included; "full" keeps
+        what goes into the module alone.
       methods: of the module.
       scanned: a scan already keeps the compiler from undoing the recomputation; modules outside
         of one need a barrier.
@@ -34,7 +35,7 @@ def remat(module: Any, policy: str, methods: Sequence[str], *, scanned: bool = F
     if policy == "none":
         return module
     # By name: policies that look for products do not see into those with a gradient of their own.
-    saveable = jax.checkpoint_policies.save_only_these_names(product.DENSE)
+    saveable = jax.checkpoint_policies.save_only_these_names(product.DENSE, heads.ATTENDED)
     return nn.remat(
         module,
         policy=saveable if policy == "dots" else None,

@@ -1,11 +1,16 @@
-"""Parameter trees in their three forms: per layer (canonical), stacked, and fused for inference."""
+"""Parameter trees in their three forms: per layer (canonical), stacked, and fused for inference.
+
+Stacked either once, for a run, or for every call (`run_scanned`).
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +75,33 @@ def round_kernels(params: Mapping[str, Any], keep: Collection[str] = ()) -> dict
         return leaf.astype(jnp.bfloat16) if rounded else leaf
 
     return jax.tree_util.tree_map_with_path(one, dict(params))
+
+
+def run_scanned(
+    owner: nn.Module, name: str, modules: Sequence[nn.Module], advance: Any, h: Any, *given: Any
+) -> Any:
+    """Like modules of `owner` one after another, by a scan over their parameters.
+
+    These stay as they are and are stacked for the call: the program holds one module.
+
+    Args:
+      owner: whose `setup` made them.
+      name: under which it keeps them in a list.
+      modules: of one class and size.
+      advance: (the module's `step`, h, *given of this module) -> h.
+      h: what goes through them.
+      *given: stacked.
+    """
+    trees = [owner.variables["params"][f"{name}_{i}"] for i in range(len(modules))]
+    module = modules[0].clone(parent=None, name=None)
+
+    def one(h: Any, own: Any) -> tuple[Any, None]:
+        params, *rest = own
+        step = functools.partial(module.apply, {"params": params}, method="step")
+        return advance(step, h, *rest), None
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.lax.scan(one, h, (stacked, *given))[0]
 
 
 def _stack(leaves: Sequence[Any]) -> Any:

@@ -12,11 +12,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from cosyjax import sharding
 from cosyjax.errors import InputError, nearest
 from cosyjax.layers.attention import ATTENTIONS, GroupedQueryAttention, KVCache, Span
-from cosyjax.layers.basic import Dense, RMSNorm
+from cosyjax.layers.basic import Axes, Dense, RMSNorm
 from cosyjax.layers.remat import check_policy, remat
+
+MLP_RESULTS = ("float32", "bfloat16")
+STREAM = ("batch", None, None)  # the residual stream [B, T, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +38,10 @@ class TransformerConfig:
     norm_epsilon: float = 1e-6  # added to the mean square in RMSNorm
     compute: str = "float32"  # operand type of products, see ops.product
     fused: bool = False  # inference only: qkv in one kernel, gate and up in another
+    join_qkv: bool = False  # training: queries, keys and values by one product, see layers.joined
     scan_layers: bool = False  # parameters stacked over layers, blocks run by a scan
-    attention: str = "whole"  # or "by_head", without a cache: see `attend.attend_by_head`
+    mlp_result: str = "float32"  # type in which the MLP keeps gate, up and their product
+    attention: str = "whole"  # of calls without a cache, see layers.attention
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but products), full
 
     def __post_init__(self) -> None:
@@ -45,21 +52,29 @@ class TransformerConfig:
             )
         if self.attention not in ATTENTIONS:
             raise InputError(f"attention={self.attention!r}; {nearest(self.attention, ATTENTIONS)}")
+        if self.mlp_result not in MLP_RESULTS:
+            raise InputError(
+                f"mlp_result={self.mlp_result!r}; {nearest(self.mlp_result, MLP_RESULTS)}"
+            )
         check_policy(self.remat)
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """down(silu(gate(x)) * up(x)).
+
+    `result` bfloat16 halves what a step takes to and from memory for its widest values.
+    """
 
     mlp_dim: int
     compute: str = "float32"
     fused: bool = False
+    result: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, T, D] -> [B, T, D]."""
         dense = lambda width, axes, name: Dense(
-            width, axes, use_bias=False, compute=self.compute, name=name
+            width, axes, use_bias=False, compute=self.compute, result=self.result, name=name
         )
         if self.fused:
             both = dense(2 * self.mlp_dim, ("embed", "mlp"), "gate_up")(x)
@@ -67,7 +82,11 @@ class SwiGLU(nn.Module):
         else:
             gate = dense(self.mlp_dim, ("embed", "mlp"), "gate")(x)
             up = dense(self.mlp_dim, ("embed", "mlp"), "up")(x)
-        return dense(x.shape[-1], ("mlp", "embed"), "down")(jax.nn.silu(gate) * up)
+        gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
+        mixed = (jax.nn.silu(gate) * up).astype(self.result)
+        axes: Axes = ("mlp", "embed")
+        down = Dense(x.shape[-1], axes, use_bias=False, compute=self.compute, name="down")
+        return down(mixed)
 
 
 class Block(nn.Module):
@@ -87,9 +106,10 @@ class Block(nn.Module):
             compute=c.compute,
             fused=c.fused,
             attention=c.attention,
+            join_qkv=c.join_qkv,
         )
         self.mlp_norm = RMSNorm(c.norm_epsilon)
-        self.mlp = SwiGLU(c.mlp_dim, c.compute, c.fused)
+        self.mlp = SwiGLU(c.mlp_dim, c.compute, c.fused, c.mlp_result)
 
     def init_state(self, batch: int, max_length: int) -> KVCache:
         """Returns an empty cache for `max_length` positions."""
@@ -107,9 +127,11 @@ class Block(nn.Module):
         self, x: jax.Array, cache: KVCache | None, span: Span
     ) -> tuple[jax.Array, KVCache | None]:
         """Both of the above; see `GroupedQueryAttention.advance`."""
+        # Without this the compiler may lay x out as a kernel is, and gather it for every product.
+        x = sharding.constrain(x, *STREAM)
         y, cache = self.attention.advance(self.attention_norm(x), cache, span)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), cache
+        x = sharding.constrain(x + y, *STREAM)
+        return sharding.constrain(x + self.mlp(self.mlp_norm(x)), *STREAM), cache
 
 
 class Transformer(nn.Module):
@@ -147,6 +169,11 @@ class Transformer(nn.Module):
         """x: [B, T, D] -> [B, T, D] after the final norm."""
         return self.norm(self._run(x, None, span)[0])
 
+    def prefill(self, x: jax.Array, span: Span = Span()) -> tuple[jax.Array, Any]:
+        """As `step` with empty caches of T positions, by the attention of a call without any."""
+        x, caches = self._run(x, None, span.replace(keep=True))
+        return self.norm(x), caches
+
     def step(self, x: jax.Array, caches: Any, span: Span = Span()) -> tuple[jax.Array, Any]:
         """x: [B, T, D], the next positions -> (y [B, T, D] after the final norm, caches)."""
         x, caches = self._run(x, caches, span)
@@ -159,7 +186,7 @@ class Transformer(nn.Module):
         for index, layer in enumerate(self.layers):
             x, cache = layer.advance(x, None if caches is None else caches[index], span)
             new.append(cache)
-        return x, None if caches is None else tuple(new)
+        return x, tuple(new) if caches is not None or span.keep else None
 
 
 def position(caches: Any) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Conv
 from cosyjax.layers.chunk_cache import ChunkCache
@@ -28,7 +29,10 @@ from cosyjax.layers.estimator import (
     TimeEmbedding,
 )
 from cosyjax.layers.remat import remat
+from cosyjax.layers.stacking import run_scanned
 from cosyjax.shapes import NUM_MELS
+
+ROWS = ("batch", None, None)  # what flows through the stages, [B, C, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Stage(nn.Module):
     in_features: int
     compute: str
     remat: str = "none"
+    attention: str = "whole"
+    scanned: bool = False  # blocks of a whole utterance run by a scan, see Estimator.scan_layers
 
     def setup(self) -> None:
         c = self.config
@@ -101,6 +107,7 @@ class Stage(nn.Module):
                 *(c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim),
                 compute=self.compute,
                 fused=c.fused,
+                attention=self.attention,
             )
             for _ in range(c.num_blocks)
         ]
@@ -113,10 +120,15 @@ class Stage(nn.Module):
     def step(
         self, x: jax.Array, state: StageState | None, shift: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, StageState | None]:
-        """Advances by `x` [B, C, in_features]; `mask` bool [B, C, L + C]."""
+        """Advances by `x` [B, C, in_features]; `mask` as in `ChunkTransformer.step`."""
+        x = sharding.constrain(x, *ROWS)
         x, resnet = self.resnet.step(x, None if state is None else state.resnet, shift)
+        if self.scanned and state is None and self.blocks:
+            advance = lambda block, x: block(x, None, mask)[0]
+            return run_scanned(self, "blocks", self.blocks, advance, x), None
         after: list[Any] = []
         for i, block in enumerate(self.blocks):
+            x = sharding.constrain(x, *ROWS)
             x, cache = block.step(x, None if state is None else state.blocks[i], mask)
             after.append(cache)
         return x, None if state is None else StageState(resnet, tuple(after))
@@ -128,11 +140,17 @@ class Estimator(nn.Module):
     config: EstimatorConfig
     compute: str = "float32"
     remat: str = "none"  # of the transformer blocks, see layers.remat
+    attention: str = "whole"  # of the transformer blocks, see FlowTrainingConfig
+    # Whole utterances go through middle stages, and through the blocks of a stage, by a scan over
+    # parameters that are stacked for the call: the program holds one of each. A state would be
+    # copied; it goes stage by stage.
+    scan_layers: bool = False
 
     def setup(self) -> None:
         c = self.config
         d, inputs = c.embed_dim, 4 * c.num_mels
-        stage = lambda features: Stage(c, features, self.compute, self.remat)
+        how = (self.compute, self.remat, self.attention, self.scan_layers)
+        stage = lambda features: Stage(c, features, *how)
         self.time = TimeEmbedding(inputs, c.time_dim)
         self.down = stage(inputs)
         self.down_conv = CausalConv(d, d, c.conv_width, self.compute)
@@ -159,7 +177,7 @@ class Estimator(nn.Module):
           x: [B, F, M] noisy mel; must be finite in the padding too.
           t: [B] in [0, 1].
           conditions: finite in the padding too.
-          mask: bool [B, F, F], which frames a frame may look at.
+          mask: bool [B, F, F], which frames a frame may look at; for a kernel as `masks.ends`.
 
         Returns:
           [B, F, M]; frames of the padding hold no meaning.
@@ -202,7 +220,13 @@ class Estimator(nn.Module):
         inputs = [x, conditions.mu, speaker, conditions.prompt_mel]
         after: list[Any] = []
         h = skip = jnp.concatenate(inputs, axis=-1)
+        scanned = self.scan_layers and state is None
         for i, stage in enumerate((self.down, *self.mid, self.up)):
+            if scanned and 0 < i <= len(self.mid):
+                if i == 1:
+                    advance = lambda stage, h, shift: stage(h, None, shift, mask)[0]
+                    h = run_scanned(self, "mid", self.mid, advance, h, jnp.stack(shifts[1:-1]))
+                continue
             if stage is self.up:
                 h = jnp.concatenate([h, skip], axis=-1)
             h, new = stage.step(h, None if state is None else state.stages[i], shifts[i], mask)

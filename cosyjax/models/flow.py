@@ -27,7 +27,7 @@ from cosyjax.models.upsample_encoder import (
     UpsampleEncoder,
     UpsampleEncoderConfig,
 )
-from cosyjax.ops import masks, ode
+from cosyjax.ops import masks, ode, splash
 from cosyjax.ops.product import COMPUTE_TYPES
 from cosyjax.shapes import CODEBOOK_SIZE, FRAMES_PER_TOKEN, SPEAKER_DIM
 
@@ -37,6 +37,7 @@ OPTIONS = {
     "prompt": ("official", "paper"),
     "loss": ("mse", "l1"),
     "padding": ("zeros", "official"),
+    "attention": ("whole", *splash.KERNELS),
 }
 
 
@@ -54,6 +55,10 @@ class FlowTrainingConfig:
     padding: str = "zeros"  # after a row's end; "official" shows the look-ahead embedded padding
     condition_dropout: float = 0.2  # share of rows trained without conditions, for guidance
     remat: str = "none"  # what the backward pass computes again, see layers.remat
+    # Of the estimator; "splash" on TPU. The encoder's scores add distances, which no kernel does.
+    attention: str = "whole"
+    # Stages of the estimator and blocks of both run by scans: a program that compiles sooner.
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         check_policy(self.remat)
@@ -107,10 +112,12 @@ class FlowMatching(nn.Module):
         c = self.config
         # 3 ** 8 rows divide over no even number of devices; the table is small.
         self.token_embed = Embed(c.vocab_size, c.encoder.embed_dim, axes=(None, "embed"))
-        self.encoder = UpsampleEncoder(c.encoder, c.compute, c.training.remat)
+        scanned = c.training.scan_layers
+        self.encoder = UpsampleEncoder(c.encoder, c.compute, c.training.remat, scanned)
         self.encoder_proj = Dense(c.estimator.num_mels, axes=("embed", None), compute=c.compute)
         self.speaker_proj = Dense(c.estimator.num_mels)
-        self.estimator = Estimator(c.estimator, c.compute, c.training.remat)
+        how = (c.training.remat, c.training.attention, scanned)
+        self.estimator = Estimator(c.estimator, c.compute, *how)
 
     def __call__(
         self,
@@ -167,7 +174,8 @@ class FlowMatching(nn.Module):
         """Velocity of whole utterances: [B, F, M] at the times [B]; zero in the padding."""
         valid = masks.valid(num_frames, x.shape[1])
         x, conditions = sanitize_inputs(x, conditions, valid)
-        mask = masks.whole(num_frames, x.shape[1], self._chunk(kind, FRAMES_PER_TOKEN))
+        describe = masks.whole if self.config.training.attention == "whole" else masks.ends
+        mask = describe(num_frames, x.shape[1], self._chunk(kind, FRAMES_PER_TOKEN))
         return jnp.where(valid[..., None], self.estimator(x, t, conditions, mask), 0.0)
 
     def solve(
@@ -330,5 +338,8 @@ def init_boxed(config: FlowConfig, key: jax.Array) -> Any:
     counts = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.int32)
     mel = shape(1, 2 * FRAMES_PER_TOKEN, config.estimator.num_mels)
     inputs = (counts(1, 2), counts(1), shape(1, config.speaker_dim), mel, shape(1))
+    # Neither has parameters of its own.
+    training = dataclasses.replace(config.training, attention="whole", scan_layers=False)
+    config = dataclasses.replace(config, training=training)
     # Only the parameters are computed: one program for all 1100 draws takes minutes to compile.
     return FlowMatching(config).lazy_init(key, *inputs)["params"]

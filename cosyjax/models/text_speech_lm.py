@@ -129,8 +129,19 @@ class TextSpeechLM(nn.Module):
     ) -> tuple[jax.Array, Any]:
         """Like `step`, but predicts only after the last valid position: [B, codebook_size + 3]."""
         x, state = self.backbone.step(self._embed(ids, kinds), state, Span(lengths=lengths))
+        return self._after_last(x, lengths), state
+
+    def prefill(
+        self, ids: jax.Array, kinds: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Like `predict_next` from an empty state of T positions, by the kernel of the config."""
+        x, state = self.backbone.prefill(self._embed(ids, kinds), Span(lengths=lengths))
+        return self._after_last(x, lengths), state
+
+    def _after_last(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        """[B, T, D] -> logits [B, codebook_size + 3] after the last valid position."""
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
-        return self.head(jnp.take_along_axis(x, last, axis=1))[:, 0], state
+        return self.head(jnp.take_along_axis(x, last, axis=1))[:, 0]
 
     def _embed(self, ids: jax.Array, kinds: jax.Array) -> jax.Array:
         """[B, T] ids of mixed kinds -> [B, T, D]."""
@@ -155,6 +166,7 @@ def init_boxed(config: TextSpeechLMConfig, key: jax.Array) -> Any:
     """Returns a fresh parameter tree whose leaves carry their logical axis names."""
     one = jnp.zeros((1, 1), jnp.int32)
     layout = Layout(one, one, one, jnp.ones((1,), jnp.int32))
+    config = dataclasses.replace(config, attention="whole")  # it has no parameters of its own
     return TextSpeechLM(config).init(key, layout)["params"]
 
 

@@ -14,14 +14,18 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import LayerNorm
 from cosyjax.layers.chunk_cache import ChunkCache
 from cosyjax.layers.conformer import ConformerBlock, InputEmbed
 from cosyjax.layers.conv import LookaheadConv, UpsampleConv
 from cosyjax.layers.remat import remat
+from cosyjax.layers.stacking import run_scanned
 from cosyjax.ops import masks
 from cosyjax.shapes import FRAMES_PER_TOKEN
+
+ROWS = ("batch", None, None)  # what flows through the blocks, [B, T, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,7 @@ class UpsampleEncoder(nn.Module):
     config: UpsampleEncoderConfig
     compute: str = "float32"
     remat: str = "none"  # of the blocks, see layers.remat
+    scan_layers: bool = False  # blocks of whole utterances run by a scan, as in Estimator
 
     def setup(self) -> None:
         c, compute = self.config, self.compute
@@ -162,23 +167,25 @@ class UpsampleEncoder(nn.Module):
         old = lambda name: None if state is None else getattr(state, name)
         num_new = h.shape[1]
         h, lookahead = self.lookahead.step(h, old("lookahead"), beyond)
-        h, layers = _stack(self.layers, h, old("layers"), attention.tokens)
+        h, layers = self._stack("layers", h, old("layers"), attention.tokens)
         h, upsample = self.upsample.step(h, old("upsample"))
-        h, up_layers = _stack(self.up_layers, self.up_embed(h), old("up_layers"), attention.frames)
+        h = self.up_embed(h)
+        h, up_layers = self._stack("up_layers", h, old("up_layers"), attention.frames)
         h = self.out_norm(h)
         if state is None:
             return h, None
         return h, EncoderState(state.position + num_new, lookahead, layers, upsample, up_layers)
 
-
-def _stack(
-    layers: list[ConformerBlock],
-    x: jax.Array,
-    states: tuple[ChunkCache, ...] | None,
-    mask: jax.Array,
-) -> tuple[jax.Array, tuple[ChunkCache, ...]]:
-    after: list[Any] = []
-    for i, layer in enumerate(layers):
-        x, state = layer.step(x, None if states is None else states[i], mask)
-        after.append(state)
-    return x, tuple(after)
+    def _stack(
+        self, name: str, x: jax.Array, states: tuple[ChunkCache, ...] | None, mask: jax.Array
+    ) -> tuple[jax.Array, tuple[ChunkCache, ...]]:
+        layers: list[ConformerBlock] = getattr(self, name)
+        advance = lambda block, x: block(sharding.constrain(x, *ROWS), None, mask)[0]
+        if self.scan_layers and states is None and layers:
+            return run_scanned(self, name, layers, advance, x), ()
+        after: list[Any] = []
+        for i, layer in enumerate(layers):
+            x = sharding.constrain(x, *ROWS)
+            x, state = layer.step(x, None if states is None else states[i], mask)
+            after.append(state)
+        return x, tuple(after)

@@ -75,6 +75,19 @@ def whole(
     return may_look & valid(lengths, num_frames)[:, None, :]
 
 
+def ends(lengths: jax.Array, num_frames: int, chunk: jax.Array | int) -> jax.Array:
+    """The mask of `whole` without left limit, as the end of what each frame sees.
+
+    Returns:
+      int32 [B, F]: frame i sees the frames before its end.
+    """
+    frames = jnp.arange(num_frames, dtype=jnp.int32)
+    chunk = jnp.asarray(chunk, jnp.int32)[..., None]
+    # The first frame of the next chunk; a chunk of EVERYTHING stays within int32.
+    after = frames - frames % chunk + chunk
+    return jnp.minimum(after, lengths[:, None]).astype(jnp.int32)
+
+
 def window(
     position: jax.Array, num_valid: jax.Array, sizes: tuple[int, int], **limits: Any
 ) -> jax.Array:

@@ -5,24 +5,29 @@
     "bfloat16"  operands rounded to bfloat16, accumulation and result in float32
     "bfloat16x3" each operand split in a high and a low bfloat16 half; three products recover
                 about 16 bits of mantissa, so results agree with float32 to about 1e-5
-Results are always float32: norms, residual sums and softmax follow in float32. The products of
+Results are float32, unless `dense` is asked to round them: norms, residual sums and softmax follow
+in float32. The products of
 the gradient take their operands in the same type, the cotangent included.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.ops import fast_conv
 
+Axes = tuple[str | None, ...]
 Compute = Literal["float32", "bfloat16", "bfloat16x3"]
 DENSE = "dense"  # name of the results of `dense`
 COMPUTE_TYPES: tuple[Compute, ...] = ("float32", "bfloat16", "bfloat16x3")
@@ -30,21 +35,33 @@ COMPUTE_TYPES: tuple[Compute, ...] = ("float32", "bfloat16", "bfloat16x3")
 # Convolution by tiles saves half the products; with few channels or frames its sums cost as much.
 TILED_CHANNELS = 32
 TILED_FRAMES = 512  # for a kernel that is transformed in the same call
+_target: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
 
 
-def einsum(subscripts: str, x: jax.Array, y: jax.Array, *, compute: str = "float32") -> jax.Array:
-    """Two-operand einsum with operands in `compute` and a float32 result."""
+def einsum(
+    subscripts: str, x: jax.Array, y: jax.Array, *, compute: str = "float32", axes: Axes = ()
+) -> jax.Array:
+    """Two-operand einsum with operands in `compute` and a float32 result.
+
+    Args:
+      subscripts: as of `jnp.einsum`.
+      x: first operand.
+      y: second operand.
+      compute: type of the operands.
+      axes: logical names of the dimensions of `y`, a parameter that may lie in parts on several
+        devices: it is rounded first and then gathered, see `sharding.gather`.
+    """
     if compute == "float32":
         return jnp.einsum(
             subscripts,
             x,
-            y,
+            sharding.gather(axes, y),
             preferred_element_type=jnp.float32,
             precision=jax.lax.Precision.HIGHEST,
         )
     if compute in COMPUTE_TYPES:
         letters = _explicit(subscripts, x.ndim, y.ndim)
-        return _einsum_rounded(letters, compute, (str(x.dtype), str(y.dtype)), x, y)
+        return _einsum_rounded(letters, compute, (str(x.dtype), str(y.dtype)), axes, x, y)
     raise InputError(f"compute={compute!r}; allowed: {', '.join(COMPUTE_TYPES)}")
 
 
@@ -58,9 +75,14 @@ def _explicit(subscripts: str, *ranks: int) -> str:
     return subscripts.replace("...", "".join(free[: max(sizes)]))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _einsum_rounded(
-    subscripts: str, compute: str, dtypes: tuple[str, str], x: jax.Array, y: jax.Array
+    subscripts: str,
+    compute: str,
+    dtypes: tuple[str, str],
+    axes: Axes,
+    x: jax.Array,
+    y: jax.Array,
 ) -> jax.Array:
     """An einsum whose gradient's products round their operands as its own do.
 
@@ -70,12 +92,14 @@ def _einsum_rounded(
       subscripts: every letter of an operand stands in the other one or in the result.
       compute: "bfloat16" or "bfloat16x3".
       dtypes: of `x` and `y`, for their cotangents.
+      axes: see `einsum`.
       x: first operand.
       y: second operand.
     """
     if compute == "bfloat16":
-        return _einsum_bf16(subscripts, x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
-    (x_high, x_low), (y_high, y_low) = _split(x), _split(y)
+        y = sharding.gather(axes, y.astype(jnp.bfloat16))
+        return _einsum_bf16(subscripts, x.astype(jnp.bfloat16), y)
+    (x_high, x_low), (y_high, y_low) = _split(x), _split(sharding.gather(axes, y))
     return (
         _einsum_bf16(subscripts, x_low, y_high)
         + _einsum_bf16(subscripts, x_high, y_low)
@@ -84,25 +108,32 @@ def _einsum_rounded(
 
 
 def _forward(
-    subscripts: str, compute: str, dtypes: tuple[str, str], x: jax.Array, y: jax.Array
+    subscripts: str,
+    compute: str,
+    dtypes: tuple[str, str],
+    axes: Axes,
+    x: jax.Array,
+    y: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     if compute == "bfloat16":  # what is kept for the backward pass takes half the memory
         x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
-    return _einsum_rounded(subscripts, compute, dtypes, x, y), (x, y)
+    return _einsum_rounded(subscripts, compute, dtypes, axes, x, y), (x, y)
 
 
 def _backward(
     subscripts: str,
     compute: str,
     dtypes: tuple[str, str],
+    axes: Axes,
     kept: tuple[jax.Array, jax.Array],
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     operands, result = subscripts.split("->")
     first, second = operands.split(",")
     x, y = kept
-    dx = einsum(f"{result},{second}->{first}", cotangent, y, compute=compute)
+    dx = einsum(f"{result},{second}->{first}", cotangent, y, compute=compute, axes=axes)
     dy = einsum(f"{first},{result}->{second}", x, cotangent, compute=compute)
+    dy = sharding.constrain(dy, *axes) if axes else dy
     return dx.astype(dtypes[0]), dy.astype(dtypes[1])
 
 
@@ -118,9 +149,17 @@ def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)
 
 
-def dense(x: jax.Array, kernel: jax.Array, *, compute: str = "float32") -> jax.Array:
-    """[..., D] @ [D, E] -> [..., E] float32; named DENSE for what a backward pass keeps."""
-    return checkpoint_name(einsum("...d,de->...e", x, kernel, compute=compute), DENSE)
+def dense(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    compute: str = "float32",
+    axes: Axes = (),
+    result: str = "float32",
+) -> jax.Array:
+    """[..., D] @ [D, E] -> [..., E] in type `result`; named DENSE for a backward pass to keep."""
+    y = einsum("...d,de->...e", x, kernel, compute=compute, axes=axes)
+    return checkpoint_name(y.astype(result), DENSE)
 
 
 def conv1d(
@@ -207,8 +246,27 @@ _tiled.defvjp(_tiled_forward, _tiled_backward)
 
 
 def on_cpu() -> bool:
-    """True where programs are lowered for a CPU unless their caller says otherwise."""
-    return jax.default_backend() == "cpu"
+    """True where programs are traced for a CPU."""
+    return _platform() == "cpu"
+
+
+def on_tpu() -> bool:
+    """True where programs are traced for a TPU."""
+    return _platform() == "tpu"
+
+
+def _platform() -> str:
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """While programs are traced for machines of another kind than this one."""
+    before = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(before)
 
 
 def tiles_pay(width: int, inputs: int, features: int) -> bool:

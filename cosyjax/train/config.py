@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from cosyjax import config, sharding
 from cosyjax.errors import InputError, nearest
 from cosyjax.train.registry import find_stage
 
+MAX_PARTS = 32  # of a parameter
 SCHEDULES = ("cosine", "constant", "wsd")
 
 # What a resumed run may set anew. All else belongs to the numbers that the run has computed.
@@ -43,6 +45,26 @@ class MeshConfig:
         sizes = (self.data, self.fsdp, self.tensor)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise InputError(f"mesh {sizes}: sizes are at least 1, and one of them may be -1")
+
+
+def pod_mesh(num_chips: int, width: int = 1, num_slices: int = 1) -> MeshConfig:
+    """The mesh of a pod: parameters cut over as many chips of a slice as divide their width.
+
+    Beyond MAX_PARTS a chip's part is small beside what it works with; and over the whole of a slice
+    of three dimensions XLA gathers by all-reduces, which move twice as much.
+
+    Args:
+      num_chips: of all slices.
+      width: of the parameters along "embed"; 1 where every chip holds them whole.
+      num_slices: each holds whole copies.
+
+    Raises:
+      InputError: no chips, or slices of unequal size.
+    """
+    if num_chips < 1 or num_slices < 1 or num_chips % num_slices:
+        raise InputError(f"chips={num_chips} in slices={num_slices}: at least 1, and as many each")
+    fsdp = math.gcd(num_chips // num_slices, width, MAX_PARTS)
+    return MeshConfig(data=num_chips // fsdp, fsdp=fsdp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +111,9 @@ class TrainConfig:
     ema_groups: tuple[str, ...] = ()  # groups that have one; none named: all that train
     mesh: MeshConfig = MeshConfig()
     rules: tuple[tuple[str, str | None], ...] = tuple(sharding.DEFAULT_RULES)
+    # On-chip memory that XLA may use for one operation of a TPU; 0: its own choice. Convolutions
+    # compile the faster the less it is, see docs/experiments.md.
+    scoped_vmem_kib: int = 0
     eval_every: int = 0  # steps between held-out evaluations; 0: only at the end; -1: never
     eval_batches: int = 0  # held-out batches of an evaluation; 0: all
     samples: bool = True  # write what the task speaks at an evaluation
@@ -105,7 +130,7 @@ class TrainConfig:
         for name in ("num_steps", "accumulate", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("eval_batches", "checkpoint_every", "keep_best"):
+        for name in ("eval_batches", "checkpoint_every", "keep_best", "scoped_vmem_kib"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)} must not be negative")
         if not 0.0 <= self.ema_decay < 1.0:

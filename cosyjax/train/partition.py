@@ -117,19 +117,24 @@ def place_batch(
       InputError: so many rows do not divide; a pipeline of buckets may give any number.
     """
     where = sharding.batch_sharding(mesh)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
     for name, x in rows.items():
-        if len(x) * num_processes % parts:
-            raise InputError(
-                f"a batch of {len(x) * num_processes} rows ({name}) does not divide by data x fsdp "
-                f"x accumulate = {parts}; change data.batch_size, or the mesh"
-            )
+        check_rows(len(x) * num_processes, mesh, accumulate, name)
     if jax.process_count() == 1:
         return jax.device_put(dict(rows), where)
     return {
         name: jax.make_array_from_process_local_data(where, np.asarray(x))
         for name, x in rows.items()
     }
+
+
+def check_rows(num_rows: int, mesh: Mesh, accumulate: int, name: str) -> None:
+    """Raises InputError unless the devices and microbatches divide the rows of a batch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    if num_rows % parts:
+        raise InputError(
+            f"a batch of {num_rows} rows ({name}) does not divide by data x fsdp "
+            f"x accumulate = {parts}; change data.batch_size, or the mesh"
+        )
 
 
 def describe(layout: Layout, config_rules: sharding.Rules, boxed: Any) -> str:

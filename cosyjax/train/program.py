@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from cosyjax import sharding
 from cosyjax.train import partition
 from cosyjax.train.config import TrainConfig
 from cosyjax.train.state import TrainState, make_init, make_optimizers
-from cosyjax.train.step import Step, make_step
+from cosyjax.train.step import make_step
 from cosyjax.train.task import Batch, Metrics, Params
 
 
@@ -22,18 +22,22 @@ class Program(NamedTuple):
     layout: partition.Layout
     loader: partition.Loader
     init: Callable[[jax.Array], TrainState]  # jitted: parameters are born where they lie
-    step: Step  # jitted; takes the state's memory
+    step: Any  # a jitted `Step`; takes the state's memory
     evaluate: Callable[[Params, Batch, jax.Array], Metrics]  # jitted
     table: str  # what lies where
 
 
-def make_program(config: TrainConfig) -> Program:
+def make_program(config: TrainConfig, devices: Sequence[Any] | None = None) -> Program:
     """Lays a run out on its mesh; nothing is computed yet.
+
+    Args:
+      config: the run.
+      devices: to lay it out on; by default all that are here.
 
     Raises:
       InputError: a mesh, batch or parameter that does not fit.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     optimizers = make_optimizers(config.task, config)
     init, boxed = make_init(config.task, config, optimizers)
     layout = partition.make_layout(init, boxed, optimizers, config.rules, mesh)
@@ -51,10 +55,24 @@ def make_program(config: TrainConfig) -> Program:
         layout=layout,
         loader=partition.find_loader(mesh, config.data.batch_size, config.accumulate),
         init=jax.jit(init, out_shardings=layout.shardings),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(layout.shardings, whole)),
-        evaluate=jax.jit(config.task.evaluate, out_shardings=whole),
+        step=jax.jit(
+            sharding.placed(step, mesh, config.rules),
+            donate_argnums=0,
+            out_shardings=(layout.shardings, whole),
+            compiler_options=compiler_options(mesh, config.scoped_vmem_kib),
+        ),
+        evaluate=jax.jit(
+            sharding.placed(config.task.evaluate, mesh, config.rules), out_shardings=whole
+        ),
         table=partition.describe(layout, config.rules, boxed),
     )
+
+
+def compiler_options(mesh: jax.sharding.Mesh, scoped_vmem_kib: int) -> dict[str, str] | None:
+    """What XLA is told beside the program; no other platform's compiler knows that of TPUs."""
+    if not scoped_vmem_kib or mesh.devices.flat[0].platform != "tpu":
+        return None
+    return {"xla_tpu_scoped_vmem_limit_kib": str(scoped_vmem_kib)}
 
 
 def replicate(params: Any, layout: partition.Layout) -> Any:

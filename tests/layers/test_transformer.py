@@ -74,8 +74,52 @@ def test_recomputation_changes_no_gradient(scan):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *grads)
 
 
+def num_kernels(jaxpr):
+    """Kernels that run; one in a function whose results nobody needs is left out by XLA."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "pallas_call"
+        for inner in (getattr(v, "jaxpr", v) for v in equation.params.values()):
+            if (
+                hasattr(inner, "eqns")
+                and equation.outvars
+                and equation.primitive.name[:6] != "pallas"
+            ):
+                count += num_kernels(inner)
+    return count
+
+
+@pytest.mark.parametrize("remat, times", [("none", 2), ("dots", 2), ("full", 3)])
+def test_what_the_kernel_gives_is_kept_where_products_are(remat, times):
+    how = {"attention": "splash_interpret", "remat": remat, "scan_layers": True}
+    config = dataclasses.replace(SINGLE, **how)
+    shapes = jax.eval_shape(lambda: _variables(config))
+    loss = lambda v: jnp.sum(Transformer(config).apply(v, X) ** 3)
+    # Once forward and once backward, and again where nothing is kept.
+    assert num_kernels(jax.make_jaxpr(jax.grad(loss))(shapes).jaxpr) == times
+
+
+def test_an_mlp_that_rounds_its_wide_values_learns_the_same_and_keeps_half_the_bytes():
+    variables = _variables(SINGLE)
+    kept, grads = [], []
+    for result in ("float32", "bfloat16"):
+        how = {"compute": "bfloat16", "mlp_result": result, "remat": "dots"}
+        config = dataclasses.replace(SINGLE, **how)
+        loss = lambda v, m=Transformer(config): jnp.sum(m.apply(v, X) ** 2)
+        residuals = jax.tree.leaves(jax.eval_shape(lambda v, f=loss: jax.vjp(f, v)[1], variables))
+        wide = [x for x in residuals if x.shape == (*X.shape[:2], SINGLE.mlp_dim)]
+        kept.append({x.dtype.name for x in wide})
+        grads.append(jax.jit(jax.grad(loss))(variables))
+    assert kept == [{"float32"}, {"bfloat16"}]
+    pairs = list(zip(*map(jax.tree.leaves, grads), strict=True))
+    assert all(np.linalg.norm(a - b) < 0.02 * np.linalg.norm(a) + 1e-3 for a, b in pairs)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
 def test_sizes_that_contradict_each_other_are_named():
     with pytest.raises(InputError, match="num_heads=3"):
         TransformerConfig(num_heads=3, num_kv_heads=2)
     with pytest.raises(InputError, match="allowed: none, dots, full"):
         TransformerConfig(remat="some")
+    with pytest.raises(InputError, match="mlp_result='bf16'.*bfloat16"):
+        TransformerConfig(mlp_result="bf16")

@@ -61,6 +61,15 @@ def test_a_row_alone_has_the_velocity_it_has_in_a_batch(params: dict) -> None:
     np.testing.assert_allclose(terms(params, alone, draws).velocity[0], both, atol=2e-5)
 
 
+def test_the_kernel_of_the_config_gives_the_velocity_of_the_reference(params: dict) -> None:
+    kinds = [masks.kind_index(kind) for kind in ("chunk", "double_chunk")]
+    draws = DRAWS._replace(mask_kind=jnp.array(kinds))
+    training = dataclasses.replace(TINY.training, attention="splash_interpret")
+    by_kernel = FlowMatching(dataclasses.replace(TINY, training=training))
+    got = jax.jit(functools.partial(flow_terms, by_kernel))(params, BATCH, draws).velocity
+    np.testing.assert_allclose(got, terms(params, BATCH, draws).velocity, atol=2e-5)
+
+
 def test_dropped_conditions_are_zero(params: dict) -> None:
     draws = DRAWS._replace(keep_conditions=jnp.array([False, True]))
     given = terms(params, BATCH, draws).conditions

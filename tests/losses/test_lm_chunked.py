@@ -1,13 +1,16 @@
 """The loss by chunks of positions is the loss of all logits."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cosyjax import sharding
 from cosyjax.losses.lm import cross_entropy
 from cosyjax.losses.lm_chunked import Head, chunked_cross_entropy
 from cosyjax.ops.interleave import IGNORED
+from tests.drawn import normal
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 HIDDEN = jax.random.normal(KEYS[0], (3, 7, 5))
@@ -46,3 +49,53 @@ def test_a_batch_without_targets_costs_nothing():
     none = jnp.full_like(TARGETS, IGNORED)
     found, slope = jax.value_and_grad(lambda h: chunked(h, HEAD, 0.0, 4, none).mean)(HIDDEN)
     assert float(found) == 0.0 and not np.any(slope)
+
+
+ROWS, SIZE, WIDTH, CLASSES = 8, 6, 4, 12
+WIDE = normal(ROWS, SIZE, WIDTH)
+LAYER = Head(normal(WIDTH, CLASSES, seed=1), normal(CLASSES, seed=2))
+# Rows of one device have more targets than those of another, and one has none.
+WANTED = np.random.default_rng(0).integers(0, CLASSES, (ROWS, SIZE)).astype(np.int32)
+WANTED[:, 5], WANTED[0], WANTED[3, 2:], WANTED[7, ::2] = IGNORED, IGNORED, IGNORED, IGNORED
+
+
+def on_mesh(axes, rules=sharding.DEFAULT_RULES):
+    """Loss, correct and gradients, and the program's text; the head lies as the rules say."""
+    mesh = sharding.make_mesh(*axes)
+
+    def run(hidden, head, targets):
+        loss = lambda *x: chunked_cross_entropy(*x, targets, smoothing=0.1, chunk=4)
+        whole = lambda *x: (3.0 * loss(*x).mean, loss(*x).accuracy)
+        return jax.value_and_grad(whole, (0, 1), has_aux=True)(hidden, head)
+
+    boxes = Head(
+        *(nn.LogicallyPartitioned(x, n) for x, n in zip(LAYER, (("embed", "vocab"), ("vocab",))))
+    )
+    head = jax.device_put(LAYER, sharding.param_shardings(boxes, rules, mesh))
+    rows = jax.device_put((WIDE, WANTED), sharding.batch_sharding(mesh))
+    program = jax.jit(sharding.placed(run, mesh, rules)).lower(rows[0], head, rows[1]).compile()
+    return program(rows[0], head, rows[1]), program.as_text()
+
+
+def on_one_device():
+    def whole(hidden, head):
+        found = cross_entropy(hidden @ head.kernel + head.bias, WANTED, 0.1)
+        return 3.0 * found.mean, found.accuracy
+
+    return jax.jit(jax.value_and_grad(whole, (0, 1), has_aux=True))(WIDE, LAYER)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_devices_go_through_their_own_rows_and_classes(axes):
+    got, text = on_mesh(axes)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(on_one_device()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert f"f32[4,{CLASSES // axes[2]}]" in text  # the logits of a chunk, and none of more
+    if axes[2] > 1:
+        assert f"f32[4,{CLASSES}]" not in text
+
+
+def test_classes_that_lie_where_the_rows_lie_are_gathered():
+    got, _ = on_mesh((2, 4, 1), (("vocab", "fsdp"),))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(on_one_device()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

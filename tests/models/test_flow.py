@@ -131,3 +131,27 @@ def test_an_unknown_training_option_is_named(name: str) -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(InputError, match="num_heads=3"):
         dataclasses.replace(TINY.encoder, num_heads=3)
+
+
+def test_stages_and_blocks_run_by_a_scan_are_the_same() -> None:
+    estimator = dataclasses.replace(TINY.estimator, num_mid_stages=2, num_blocks=2)
+    encoder = dataclasses.replace(TINY.encoder, num_layers=2, num_up_layers=2)
+    config = dataclasses.replace(TINY, estimator=estimator, encoder=encoder)
+    tree = jax.tree.map(jnp.asarray, tiny_params(config))
+    t = np.array([0.3, 0.8], np.float32)
+
+    def velocity(tree, scanned: bool):
+        training = FlowTrainingConfig(remat="dots", scan_layers=scanned)
+        model = FlowMatching(dataclasses.replace(config, training=training))
+        given = pad(TOKENS, LENGTH), NUM_TOKENS, SPEAKERS, NOISE[None] + PROMPT_MEL, t
+        out = model.apply({"params": tree}, *given)
+        return jnp.sum(jnp.square(out)), out
+
+    found, wanted = (
+        jax.jit(jax.grad(functools.partial(velocity, scanned=scanned), has_aux=True))(tree)
+        for scanned in (True, False)
+    )
+    # Against the largest of all: some gradients are zero but for rounding.
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(wanted))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cosyjax import config as configs
+from cosyjax import sharding
 from cosyjax.errors import InputError
+from cosyjax.layers import stacking
 from cosyjax.losses.lm import cross_entropy
 from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
@@ -36,6 +38,22 @@ def test_full_size_has_the_official_number_of_parameters():
     assert config.num_params() == 505_803_812
     # 358 M parameters are multiplied at each position; the rest are tables, norms and biases.
     assert config.flops_per_token(0) == 2 * (24 * 14_909_440 + 896 * 6564)
+
+
+def test_the_official_sizes_name_the_meshes_that_they_divide_over():
+    init = lambda key: text_speech_lm.init_boxed(TextSpeechLMConfig(), key)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+
+    def lay_out_on(*sizes):
+        mesh = jax.sharding.AbstractMesh(sizes, sharding.MESH_AXES)
+        sharding.param_shardings(shapes, sharding.DEFAULT_RULES, mesh)
+
+    lay_out_on(2, 128, 1)
+    lay_out_on(4, 16, 2)
+    with pytest.raises(InputError, match=r"embed=896 .*'fsdp' of 256; .* be .*128, 224, 448, 896"):
+        lay_out_on(1, 256, 1)
+    with pytest.raises(InputError, match=r"vocab=6564 .*'tensor' of 8; .* be .*2188, 3282, 6564"):
+        lay_out_on(1, 1, 8)
 
 
 def test_the_config_survives_a_round_trip():
@@ -79,6 +97,26 @@ def test_the_prediction_after_the_last_position_is_that_of_the_whole_call():
     got, whole = (np.asarray(x) for x in (jax.jit(predict)(*arguments)[0], LOGITS(PARAMS, LAYOUT)))
     for row, length in enumerate(LAYOUT.lengths):
         np.testing.assert_allclose(got[row], whole[row, length - 1], atol=2e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"attention": "splash_interpret", "scan_layers": True}])
+def test_a_prefill_is_a_step_from_the_empty_state(how):
+    config = dataclasses.replace(TINY, **how)
+    stacked = stacking.stack_layers if config.scan_layers else lambda tree: tree
+    given = (LAYOUT.ids, LAYOUT.kinds, LAYOUT.lengths)
+    prefill = lambda p: TextSpeechLM(config).apply({"params": stacked(p)}, *given, method="prefill")
+    predict = lambda *a: MODEL.apply({"params": PARAMS}, *a, method="predict_next")
+    start = jax.eval_shape(
+        lambda: MODEL.apply({"params": PARAMS}, *given[0].shape, method="init_state")
+    )
+    start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start)
+    wanted, state = jax.jit(predict)(*given, start)
+    logits, got = jax.jit(prefill)(PARAMS)
+    np.testing.assert_allclose(logits, wanted, atol=2e-5)
+    if config.scan_layers:
+        state = jax.tree.map(lambda *leaves: np.stack(leaves), *state)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_a_target_moves_the_loss_and_a_masked_one_does_not():

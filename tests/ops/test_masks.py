@@ -30,6 +30,13 @@ def test_each_mask_of_the_paper_is_the_drawn_one(kind: str) -> None:
     np.testing.assert_array_equal(whole(kind), literal(LITERALS[kind]))
 
 
+@pytest.mark.parametrize("kind", masks.MASK_KINDS)
+def test_a_mask_without_left_limit_is_where_each_frame_stops_seeing(kind: str) -> None:
+    limit = masks.chunk_of_kind(masks.kind_index(kind), 2)
+    ends = masks.ends(jnp.array([5]), FRAMES, limit)[0]
+    np.testing.assert_array_equal(np.arange(FRAMES) < ends[:, None], whole(kind, length=5))
+
+
 def test_padding_is_never_seen() -> None:
     drawn = ["110000", "110000", "111000", "111000", "111000", "111000"]
     np.testing.assert_array_equal(whole("chunk", length=3), literal(drawn))

@@ -139,6 +139,11 @@ class ToyData:
         num = (1.0 + numbers % 3).astype(np.float32)
         return {"x": x, "y": 0.5 * x + 0.1 * y, "num": num, "records": numbers.astype(np.int64)}
 
+    def longest(self) -> dict[str, np.ndarray]:
+        """A batch without records."""
+        rows = {name: np.zeros((self.batch_size, EMBED), np.float32) for name in ("x", "y")}
+        return rows | {"num": np.zeros(self.batch_size, np.float32)}
+
     def name_records(self, split: str, numbers: list[int]) -> list[str]:
         """Ids."""
         return [f"clip-{n}" for n in numbers]

@@ -110,7 +110,9 @@ class FlowTask:
     @property
     def exported(self) -> FlowConfig:
         """The model's sizes, without how it computes."""
-        training = dataclasses.replace(self.model.training, remat="none")
+        training = dataclasses.replace(
+            self.model.training, remat="none", attention="whole", scan_layers=False
+        )
         return dataclasses.replace(self.model, compute="float32", training=training)
 
 

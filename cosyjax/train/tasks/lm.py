@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cosyjax.errors import InputError
 from cosyjax.layers import stacking
@@ -22,7 +23,7 @@ from cosyjax.losses.lm import TokenLoss, cross_entropy
 from cosyjax.losses.lm_chunked import Head, chunked_cross_entropy
 from cosyjax.models import text_speech_lm
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
-from cosyjax.ops.interleave import SPEECH, Layout
+from cosyjax.ops.interleave import IGNORED, SPEECH, Layout
 from cosyjax.shapes import TOKEN_RATE_HZ
 from cosyjax.train import init as starts
 from cosyjax.train.task import Batch, Cost, Metrics, Params, Sample, Turn
@@ -48,7 +49,7 @@ class LMTask:
     # Share of the input speech tokens that are replaced by random ones in training, so that the
     # model has to look at the text (word dropout, Bowman et al., arXiv 1511.06349). Official: none.
     speech_dropout: float = 0.0
-    loss_chunk: int = 0  # positions whose logits are held at a time; 0: all. For one device
+    loss_chunk: int = 0  # positions whose logits a device holds at a time; 0: all
     lora: LoRAConfig = LoRAConfig()  # rank 0: everything trains
     speech: str = ""  # bundle whose flow and vocoder speak the samples; "" for none
     voice: str = ""  # of that bundle; "" for its first
@@ -96,9 +97,28 @@ class LMTask:
         return found.mean, {"weight": found.num_targets, "accuracy": found.accuracy}
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Metrics:
-        """Cross entropy in nats, without smoothing, and accuracy."""
-        found = self._score(params, batch, 0.0)
-        return {"loss": found.mean, "accuracy": found.accuracy, "weight": found.num_targets}
+        """Cross entropy in nats, without smoothing, accuracy, and the counts of `summarize`."""
+        targets = jnp.asarray(batch["targets"])
+        ends = jnp.where(targets >= self.model.codebook_size, targets, IGNORED)
+        # The decoder runs once: what it gives does not depend on the targets.
+        score = lambda wanted: self._score(params, {**batch, "targets": wanted}, 0.0)
+        both = jax.vmap(score)(jnp.stack([targets, ends]))
+        found, ended = (jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1))
+        # The segments of a row count from 1.
+        pairs = jnp.sum(jnp.max(batch["segment_ids"], axis=1), dtype=jnp.float32)
+        speech = found.total - ended.total, found.num_targets - ended.num_targets
+        metrics = {"loss": found.mean, "accuracy": found.accuracy, "weight": found.num_targets}
+        return metrics | {"sums": jnp.stack([*speech, found.total, pairs])}
+
+    def summarize(self, counts: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Nats per speech token, ends and fills apart, and per text-speech pair, with them."""
+        speech_nats, speech_tokens, nats, pairs = np.asarray(counts["sums"], float)
+        found = {}
+        if speech_tokens:
+            found["loss_per_speech_token"] = float(speech_nats / speech_tokens)
+        if pairs:
+            found["loss_per_pair"] = float(nats / pairs)
+        return found
 
     def cost(self, batch: Mapping[str, tuple[int, ...]]) -> Cost:
         """Three forward passes (two where no kernel has a gradient), each position seeing half.
@@ -133,6 +153,8 @@ class LMTask:
             scan_layers=False,
             remat="none",
             attention="whole",
+            join_qkv=False,
+            mlp_result="float32",
             compute="float32",
             row_compute="float32",
         )

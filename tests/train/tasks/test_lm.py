@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from cosyjax import config as configs
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.infer.modules import parameter_shapes
 from cosyjax.layers import stacking
-from cosyjax.models.text_speech_lm import TextSpeechLMConfig
-from cosyjax.ops.interleave import SPEECH
+from cosyjax.layers.attention import Span
+from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig
+from cosyjax.ops.interleave import SPEECH, Layout
 from cosyjax.train.tasks.lm import GROUP, LMTask, corrupt_speech
 from tests.products import matrix_products
 from tests.train.tasks.tiny_lm import TINY, draw, fit, pack, sequence
@@ -106,6 +108,55 @@ def test_held_out_metrics_have_no_smoothing(params):
     metrics = jax.jit(smooth.evaluate)(params, PACKED, KEY)
     assert float(metrics["loss"]) == float(plain)
     assert float(jax.jit(smooth.loss)(params, PACKED, KEY)[0]) != float(plain)
+
+
+def position_nats(params, batch):
+    """Nats of every position with a target, by the definition: [n], and the targets [n]."""
+    layout = Layout(
+        *(batch[name] for name in ("ids", "kinds", "targets")), np.full(2, 33, np.int32)
+    )
+    span = Span(segment_ids=batch["segment_ids"], positions=batch["positions"])
+    logits = jax.jit(TextSpeechLM(TINY).apply)({"params": params[GROUP]}, layout, span)
+    logps = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    there = batch["targets"] >= 0
+    return -logps[there, batch["targets"][there]], batch["targets"][there]
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_held_out_nats_are_those_of_speech_tokens_and_of_whole_pairs(params, chunk):
+    metrics = jax.jit(LMTask(TINY, loss_chunk=chunk).evaluate)(params, PACKED, KEY)
+    found = TASK.summarize({"sums": np.asarray(metrics["sums"])})
+    nats, targets = position_nats(params, PACKED)
+    speech = targets < TINY.codebook_size
+    assert 3 < np.sum(~speech) < np.sum(speech)  # an end of each, and a fill of the bistream one
+    np.testing.assert_allclose(found["loss_per_speech_token"], nats[speech].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["loss_per_pair"], nats.sum() / len(PARTS), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], nats.mean(), rtol=1e-5)
+
+
+def test_counts_of_held_out_batches_add_up(params):
+    # Two sequences and one: a mean over batches would weigh the single one twice.
+    evaluate = jax.jit(TASK.evaluate)
+    apart = [pack([rows, []], 33) for rows in (PARTS[:2], PARTS[2:])]
+    sums = sum(np.asarray(evaluate(params, rows, KEY)["sums"]) for rows in apart)
+    whole = TASK.summarize({"sums": np.asarray(evaluate(params, PACKED, KEY)["sums"])})
+    found = TASK.summarize({"sums": sums})
+    assert found.keys() == whole.keys() == {"loss_per_speech_token", "loss_per_pair"}
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+    assert TASK.summarize({"sums": np.zeros(4)}) == {}
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_held_out_counts_do_not_depend_on_the_mesh(params, chunk):
+    task, mesh = LMTask(TINY, loss_chunk=chunk), sharding.make_mesh(2, 2, 2)
+    batch = pack([[part] for part in PARTS] + [[]], 33)
+    rows = jax.device_put(batch, sharding.batch_sharding(mesh))
+    boxes = jax.eval_shape(task.init, KEY)
+    placed = jax.device_put(params, sharding.param_shardings(boxes, sharding.DEFAULT_RULES, mesh))
+    evaluate = sharding.placed(task.evaluate, mesh, sharding.DEFAULT_RULES)
+    found = jax.jit(evaluate)(placed, rows, KEY)["sums"]
+    np.testing.assert_allclose(found, TASK.evaluate(params, batch, KEY)["sums"], rtol=1e-5)
 
 
 def test_an_exported_model_has_the_trees_of_a_bundle(params):
