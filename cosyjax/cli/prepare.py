@@ -63,7 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Makes this process's parts; whoever finds all of them complete writes prepare.json."""
     from cosyjax.data import finish, prepare, records
+    from cosyjax.io.mounts import check_mounted
 
+    for path in (*args.sources, args.out, args.bundle or ""):
+        check_mounted(path)
     config = prepare.PrepareConfig(
         heldout=args.heldout,
         num_parts=args.parts,

@@ -33,9 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-resume", action="store_true", help="start anew; the run before is moved aside"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
+    parser.add_argument(
+        "--coordinator",
+        help="host:port of process 0, where there are several; auto: ask the TPU VM",
+    )
     parser.add_argument("--process", type=int, help="number of this process")
     parser.add_argument("--num-processes", type=int, help="how many processes there are")
+    parser.add_argument(
+        "--stopped-status",
+        type=int,
+        default=0,
+        help="exit status where SIGTERM came before the last step (default 0), for a scheduler "
+        "that starts anew what did not end with 0",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     for assignment in args.assignments:
         config = override(config, assignment)
     tell = (lambda line: None) if args.quiet else (lambda line: print(line, flush=True))
-    train(config, args.workdir, resume=not args.no_resume, tell=tell)
-    return 0
+    state = train(config, args.workdir, resume=not args.no_resume, tell=tell)
+    return 0 if int(state.step) >= config.num_steps else args.stopped_status
 
 
 def read_config_file(words: str) -> Any:

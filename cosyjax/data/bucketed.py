@@ -28,10 +28,6 @@ class BucketedPipeline(Pipeline):
         return np.zeros(len(source), np.int64)
 
     @abc.abstractmethod
-    def empty(self, bucket: int, num_rows: int) -> Arrays:
-        """Arrays of a batch without records."""
-
-    @abc.abstractmethod
     def sample(
         self, record: dict[str, Any], random: np.random.Generator, bucket: int
     ) -> dict[str, Any]:

@@ -81,9 +81,9 @@ class LMData(Pipeline):
         Raises:
           InputError: none of the sequences of a training batch can be read.
         """
-        arrays, uses = self._empty(batch), [
-            (row, draw) for row, r in enumerate(batch.rows) for draw in r
-        ]
+        arrays = self.empty(batch.bucket, len(batch.rows))
+        arrays["records"] = np.full((len(batch.rows), batch.width), -1, np.int64)
+        uses = [(row, draw) for row, r in enumerate(batch.rows) for draw in r]
         found = [(row, draw, reader.read(draw, self._sample)) for row, draw in uses]
         read = [(row, draw, sample) for row, draw, sample in found if sample is not None]
         if uses and not read and reader.endless:
@@ -92,13 +92,13 @@ class LMData(Pipeline):
             self._fill(arrays, [(row, draw) for row, draw, _ in read], [s for *_, s in read])
         return arrays
 
-    def _empty(self, batch: Batch) -> Arrays:
-        shape = (len(batch.rows), self.max_length)
+    def empty(self, bucket: int, num_rows: int) -> Arrays:
+        """Arrays of a batch without records."""
+        shape = (num_rows, self.max_length)
         zeros = {name: np.zeros(shape, np.int32) for name in ("ids", "segment_ids", "positions")}
         kinds = np.full(shape, interleave.PADDING, np.int32)
         targets = np.full(shape, interleave.IGNORED, np.int32)
-        records = np.full((len(batch.rows), batch.width), -1, np.int64)
-        return zeros | {"kinds": kinds, "targets": targets, "records": records}
+        return zeros | {"kinds": kinds, "targets": targets}
 
     def _sample(self, record: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
         text, speech = record["text_tokens"], record["speech_tokens"]

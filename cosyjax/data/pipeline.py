@@ -106,6 +106,14 @@ class Pipeline(abc.ABC):
         return (self.batch_size,)
 
     @abc.abstractmethod
+    def empty(self, bucket: int, num_rows: int) -> Arrays:
+        """Arrays of a batch without records, as long as those of this bucket."""
+
+    def longest(self) -> Arrays:
+        """A global batch of the longest bucket, without records: what the memory must hold."""
+        return self.empty(len(self.sizes()) - 1, self.sizes()[-1])
+
+    @abc.abstractmethod
     def plan(self, sources: Sequence[Source], split: str, seed: int, skips: SkipLog) -> Plan:
         """Orders the records into batches; notes those that it cannot use."""
 

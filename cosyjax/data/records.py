@@ -20,6 +20,7 @@ import numpy as np
 from cosyjax import shapes
 from cosyjax.errors import InputError, nearest
 from cosyjax.io import files
+from cosyjax.io.mounts import check_mounted
 
 VERSION = "1.0.0"
 KINDS = ("audio", "features")
@@ -69,6 +70,7 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     Raises:
       InputError: no data folder there, one that is not finished, or of another version.
     """
+    check_mounted(path)
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; cosyjax prepare makes one from recordings")

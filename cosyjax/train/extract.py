@@ -102,11 +102,11 @@ def extract_batch(
     ]
     tokenizer, speaker = stages.speech_tokenizer, stages.speaker_encoder
     models, params = (tokenizer.model, speaker.model), (tokenizer.params, speaker.params)
-    return _extract(models, params, wav, *counts, sample_rate_hz=sample_rate_hz)
+    return extract_program(models, params, wav, *counts, sample_rate_hz=sample_rate_hz)
 
 
 @functools.partial(jax.jit, static_argnames=("models", "sample_rate_hz"))
-def _extract(
+def extract_program(
     models: tuple[Any, Any],
     params: tuple[Any, Any],
     wav: jax.Array,
@@ -115,6 +115,16 @@ def _extract(
     *,
     sample_rate_hz: int,
 ) -> Features:
+    """What `extract_batch` runs.
+
+    Args:
+      models: speech tokenizer and speaker encoder.
+      params: theirs.
+      wav: [B, N] float32.
+      num_16k: [B] int32, samples of each row at the tokenizer's rate.
+      num_24k: [B] int32, samples at the mel's rate.
+      sample_rate_hz: of `wav`.
+    """
     wav_16k = _at_rate(wav, sample_rate_hz, shapes.TOKENIZER_RATE_HZ, num_16k)
     wav_24k = _at_rate(wav, sample_rate_hz, shapes.SAMPLE_RATE_HZ, num_24k)
     num_frames = num_16k // mel.WHISPER_128.hop_samples

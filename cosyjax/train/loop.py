@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cosyjax.errors import InputError
+from cosyjax.io.mounts import check_mounted
 from cosyjax.train import partition, report
 from cosyjax.train.checkpoint import Checkpoints
 from cosyjax.train.config import TrainConfig
@@ -203,6 +204,7 @@ def _next_rows(iterator: grain.DatasetIterator, step: int) -> dict[str, np.ndarr
 
 def _prepare(workdir: Path, config: TrainConfig, resume: bool, tell: report.Tell) -> None:
     """Makes the workdir; process 0 moves an old run aside while the others wait."""
+    check_mounted(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file; give a folder")
     if jax.process_index() == 0:

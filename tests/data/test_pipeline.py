@@ -109,3 +109,13 @@ def test_a_bad_config_says_what_is_allowed():
         data(num_threads=8)
     with pytest.raises(InputError, match="weight=0"):
         SourceConfig("a", 0.0)
+
+
+@pytest.mark.parametrize("cls", [FlowData, LMData])
+def test_the_longest_batch_has_the_shapes_of_real_ones(cls, source):
+    settings = {"codebook_size": 81, "batch_size": 2, "num_threads": 0}
+    sized = {"buckets": (400,)} if cls is FlowData else {"max_length": 500}
+    made = cls(**settings, **sized)
+    rows = next(iter(made.dataset_of([source], "train", 0)))
+    real = {name: (x.shape, x.dtype) for name, x in rows.items() if name != "records"}
+    assert {name: (x.shape, x.dtype) for name, x in made.longest().items()} == real

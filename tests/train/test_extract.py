@@ -146,10 +146,10 @@ def test_the_command_makes_features_that_belong_to_the_audio(
 
 
 def test_one_program_serves_every_batch_of_a_length(stages: Stages, features: list[dict]):
-    before = extract._extract._cache_size()
+    before = extract.extract_program._cache_size()
     batch = np.zeros((3, RATE_HZ), np.float32)
     batch[0, :12000] = tone(0.5, 200.0, RATE_HZ)
     found = extract.extract_batch(stages, batch, np.array([12000, 0, 0]), RATE_HZ)
-    assert extract._extract._cache_size() == before
+    assert extract.extract_program._cache_size() == before
     assert np.asarray(found.num_tokens).tolist() == [12, 0, 0]
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(found))
