@@ -10,7 +10,6 @@ import pytest
 
 from cosyjax.eval import long_stream
 from cosyjax.eval.long_stream import Part, drifts, listen
-from cosyjax.io import plots
 from cosyjax.shapes import SAMPLE_RATE_HZ as RATE
 
 PARTS = 8
@@ -73,7 +72,6 @@ def test_too_few_parts_have_no_drift() -> None:
     assert not drifts(Singer().parts(3))
 
 
-@pytest.mark.skipif(not plots.available(), reason="matplotlib is not installed")
 def test_the_course_of_a_stream_is_drawn(tmp_path) -> None:
     long_stream.plot(Singer().parts(), tmp_path / "long.png")
     assert (tmp_path / "long.png").stat().st_size > 1000
