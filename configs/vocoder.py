@@ -3,7 +3,8 @@
 cosyjax train --config configs/vocoder.py:size=small --workdir runs/vocoder \
     --set data.sources="[{'path': 'data/speech'}]"
 
-`size=cosyvoice2` is the released model under the official recipe. `causal=true` trains the vocoder
+`size=cosyvoice2` is the released model under the official recipe; on a pod, `chips=256` gives each
+chip 16 of its crops. `causal=true` trains the vocoder
 that streams exactly: it hears `lookahead` frames of mel (20 ms each) beyond the present one.
 """
 
@@ -17,12 +18,18 @@ from cosyjax.models.discriminators import (
     MultiResolutionConfig,
 )
 from cosyjax.models.hift import HiFTConfig
-from cosyjax.train.config import OptimizerConfig, TrainConfig
+from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig, pod_mesh
 from cosyjax.train.tasks.vocoder import VocoderTask
+
+ROWS_OF_CHIP = 16
 
 
 def get_config(
-    size: str = "small", compute: str = "float32", causal: bool = False, lookahead: int = 4
+    size: str = "small",
+    compute: str = "float32",
+    causal: bool = False,
+    lookahead: int = 4,
+    chips: int = 0,  # TPU chips of all slices together; 0: a CPU or a GPU
 ) -> TrainConfig:
     """1.4 M parameters for hours of speech on a CPU, or the released size."""
     small = {"small": True, "cosyvoice2": False}[size]
@@ -32,7 +39,7 @@ def get_config(
         stage="vocoder",
         task=dataclasses.replace(task, model=model),
         data=VocoderData(
-            batch_size=8 if small else 64,
+            batch_size=ROWS_OF_CHIP * chips if chips else 8 if small else 64,
             crop_frames=24 if small else 51,  # 0.48 s, 1.02 s
         ),
         optimizer=OptimizerConfig(
@@ -43,6 +50,7 @@ def get_config(
             b2=0.99 if small else 0.999,
             clip_norm=5.0,
         ),
+        mesh=pod_mesh(chips) if chips else MeshConfig(),
         num_steps=10_000 if small else 500_000,
         eval_every=500 if small else 5_000,
         eval_batches=20,

@@ -24,6 +24,7 @@ FLOORS = {
     "infer": 4,
     "train": 5,
     "eval": 5,
+    "aot": 5,
     "convert": 5,
     "serve": 5,
     "cli": 6,

@@ -23,9 +23,11 @@ VERBS = {
     "vocabulary": "learn a text tokenizer from transcripts",
     "readings": "texts with their pronunciation to data on which a language model learns to spell",
     "train": "train a stage, or resume it",
+    "compile": "prove a config on TPUs that are not here: memory, speed, what chips exchange",
     "curves": "draw the metrics of runs over each other",
     "bundle": "put trained stages together to a bundle",
     "eval": "let independent judges score what a bundle says",
+    "scaling": "fit scaling laws to a table of runs, or add a run to it",
     "bench": "time every stage",
 }
 EXIT_INPUT = 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from cosyjax.cli import common
 from cosyjax.errors import InputError
+from cosyjax.io import plots
 
 SECONDS = ("0.2", "0.4", "1", "2", "4")  # of sound in a chunk
 LEFT = ("5", "20", "all")  # seconds that attention looks back
@@ -48,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, machine: dict[str, Any]) -> int:
     """Prints the table and writes what was asked for."""
+    if args.json:
+        common.check_output(args.json, (".json",))
     if args.plot:
         common.check_output(args.plot, (".png",))
+        if not plots.available():
+            raise InputError("no pictures without matplotlib: pip install 'cosyjax[plot]'")
     chunks = [_number(word, "--chunks") for word in args.chunks]
     left = [None if word == "all" else _number(word, "--left") for word in args.left]
     if args.minutes is not None and args.minutes < 1:

@@ -7,6 +7,7 @@ a slope over the parts that the scatter between them does not explain.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -157,10 +158,9 @@ def _median_pitch(wav: np.ndarray) -> float:
 
 
 def _memory_mb() -> float:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    import resource
-
-    return pages * resource.getpagesize() / 1e6
+    sizes = Path("/proc/self/statm")  # of Linux
+    return (
+        int(sizes.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        if sizes.is_file()
+        else 0.0
+    )

@@ -24,6 +24,7 @@ class ComputePlan:
 
     lm: str = "float32"
     lm_rows: str = "float32"  # of the LM's products with a single row
+    lm_attention: str = "whole"  # that reads a prompt, see layers.attention
     flow: str = "float32"
     vocoder: str = "float32"
     speech_tokenizer: str = "float32"
@@ -66,7 +67,8 @@ def _fast(why: str, careful: str = "float32") -> ComputePlan:
     # float32) where the CPU has matrix units, and stay in float32 elsewhere.
     # One row of bfloat16 is ten times slower than one of float32 on a CPU.
     rows = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return ComputePlan("bfloat16", rows, "bfloat16", careful, careful, careful, why)
+    attention = "splash" if jax.default_backend() == "tpu" else "whole"
+    return ComputePlan("bfloat16", rows, attention, "bfloat16", careful, careful, careful, why)
 
 
 @functools.cache

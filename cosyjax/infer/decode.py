@@ -19,6 +19,7 @@ from flax import struct
 
 from cosyjax.errors import InputError
 from cosyjax.layers import stacking
+from cosyjax.layers.attention import KERNELS
 from cosyjax.models.text_speech_lm import TextSpeechLM, TextSpeechLMConfig, lay_out, lengthen
 from cosyjax.ops import interleave
 from cosyjax.ops import sampling as draws
@@ -180,9 +181,13 @@ def start(
     """
     layout = lay_out(model.config, *prompt, with_targets=False)
     batch, length = layout.ids.shape
-    variables = {"params": params}
-    lm = model.apply(variables, batch, length, method="init_state")
-    logits, lm = _predict(model, params, layout.ids, layout.kinds, layout.lengths, lm)
+    given = layout.ids, layout.kinds, layout.lengths
+    if model.config.attention in KERNELS:
+        read: Any = model.apply({"params": params}, *given, method="prefill")
+        logits, lm = read
+    else:
+        empty = model.apply({"params": params}, batch, length, method="init_state")
+        logits, lm = _predict(model, params, *given, empty)
     none = jnp.zeros((batch,), jnp.int32)
     state = DecodeState(
         lm=lengthen(lm, length + max_length),

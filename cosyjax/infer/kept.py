@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from cosyjax.errors import InputError
 from cosyjax.io.atomic import atomic_file
 
 PACKAGE = Path(__file__).parents[1]
-FLOORS = ("ops", "layers", "models", "infer")  # whose sources decide what a program computes
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -30,6 +30,7 @@ SETTINGS = (
     "jax_threefry_partitionable",
 )
 SUFFIX = ".stablehlo"
+DIGEST_BYTES = 32  # of SHA-256, before the program
 Program = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
@@ -92,29 +93,33 @@ def _name(static: Any, tree: Any, shapes: Sequence[Any]) -> str:
 
 @functools.cache
 def _sources() -> str:
-    """Fingerprint of the code that programs are made from."""
+    """Fingerprint of the package's code, any of which may decide what a program computes."""
     found = hashlib.sha256()
-    for floor in FLOORS:
-        for path in sorted((PACKAGE / floor).rglob("*.py")):
-            found.update(path.name.encode() + path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return found.hexdigest()
 
 
 def _read(path: Path) -> export.Exported | None:
-    """The program at `path`; None where there is none, or none that this JAX can read."""
-    try:
-        return export.deserialize(bytearray(path.read_bytes()))
-    except OSError:
+    """The program at `path`; None where there is none, or a damaged one."""
+    if not path.is_file():
         return None
-    except Exception:  # whatever a damaged file makes the parser raise: it is written again
-        return None
+    kept = path.read_bytes()
+    digest, written = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
+    whole = hashlib.sha256(written).digest() == digest
+    return export.deserialize(bytearray(written)) if whole else None
 
 
 def _write(path: Path, traced: export.Exported) -> None:
     """Keeps a program; a folder that cannot be written to costs the next start some seconds."""
+    written = bytes(traced.serialize())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
-            partial.write_bytes(traced.serialize())
-    except (OSError, InputError):
-        return
+            partial.write_bytes(hashlib.sha256(written).digest() + written)
+    except (OSError, InputError) as error:
+        warnings.warn(
+            f"traced programs are not kept: {error}; set COSYJAX_CACHE_DIR to a folder that can be "
+            "written to, and the next start is some seconds faster",
+            stacklevel=2,
+        )

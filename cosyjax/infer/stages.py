@@ -94,7 +94,8 @@ def make_stages(
         module, make, prepare = TABLE[name]
         sized = dataclasses.replace(getattr(config, name), compute=getattr(plan, name))
         if name == "lm":
-            sized = dataclasses.replace(sized, row_compute=plan.lm_rows)
+            how = {"row_compute": plan.lm_rows, "attention": plan.lm_attention}
+            sized = dataclasses.replace(sized, **how)
         ready, sized = prepare(params.pop(module), sized)
         ready = jax.device_put(ready)
         prefill = prefill_params(ready, sized) if name == "lm" else None

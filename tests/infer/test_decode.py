@@ -51,6 +51,22 @@ PARAMS = _params()
 MODEL = TextSpeechLM(TINY)
 
 
+def test_a_prompt_is_read_by_a_kernel_as_without_one() -> None:
+    prompt = tuple(ROWS[name] for name in list(ROWS)[:4])
+    given = (prompt, (ROWS["min_tokens"], ROWS["max_tokens"]), jax.random.key(0))
+    by_kernel = TextSpeechLM(dataclasses.replace(TINY, attention="splash_interpret"))
+    states = [
+        decode_chunk(model, PARAMS, start(model, PARAMS, *given, max_length=LENGTH), LENGTH)
+        for model in (MODEL, by_kernel)
+    ]
+    assert states[0].num_tokens.max() == LENGTH
+    for a, b in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[1]), strict=True):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+        elif not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(a, b)
+
+
 def _with_bias(moved, params=PARAMS):
     """Parameters whose bias of the given ids is moved."""
     bias = params["head"]["bias"].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -71,21 +72,14 @@ def test_other_sources_make_other_programs(tmp_path, monkeypatch) -> None:
     assert len(TRACED) == 2
 
 
-def test_the_sources_of_every_model_count(tmp_path, monkeypatch) -> None:
-    kept._sources.cache_clear()
-    known = kept._sources()
-    for floor in kept.FLOORS:
-        (tmp_path / floor).mkdir()
-        for path in (kept.PACKAGE / floor).rglob("*.py"):
-            (tmp_path / floor / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(kept, "PACKAGE", tmp_path)
-    kept._sources.cache_clear()
-    assert kept._sources() == known
-    (tmp_path / "layers" / "conv.py").write_text("# edited")
-    kept._sources.cache_clear()
-    assert kept._sources() != known
-    monkeypatch.undo()
-    kept._sources.cache_clear()
+@pytest.mark.parametrize("edited", ["shapes.py", "layers/conv.py"])
+def test_every_source_of_the_package_counts(tmp_path, monkeypatch, edited) -> None:
+    shutil.copytree(kept.PACKAGE, tmp_path / "copy", ignore=shutil.ignore_patterns("assets"))
+    known = kept._sources.__wrapped__()
+    monkeypatch.setattr(kept, "PACKAGE", tmp_path / "copy")
+    assert kept._sources.__wrapped__() == known
+    (tmp_path / "copy" / edited).write_text("# edited")
+    assert kept._sources.__wrapped__() != known
 
 
 @pytest.mark.parametrize("damage", [b"", b"no program", None], ids=["empty", "foreign", "cut"])
@@ -103,7 +97,8 @@ def test_a_damaged_file_is_written_again(tmp_path, damage) -> None:
 
 def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    got = program(tmp_path / "file")(jax.tree.leaves(GIVEN))
+    with pytest.warns(UserWarning, match="COSYJAX_CACHE_DIR"):
+        got = program(tmp_path / "file")(jax.tree.leaves(GIVEN))
     np.testing.assert_array_equal(got[0], 2 * GIVEN["x"])
 
 

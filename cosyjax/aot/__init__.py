@@ -1,0 +1,1 @@
+"""Programs for pods, compiled and judged without one."""
