@@ -19,7 +19,6 @@ from cosyjax.models.upsample_encoder import UpsampleEncoderConfig
 from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig, pod_mesh
 from cosyjax.train.tasks.flow import FlowTask
 
-SCOPED_VMEM_KIB = 8192  # of 16 MiB; a convolution then compiles in a quarter of the time
 ROWS_OF_CHIP = 4
 
 
@@ -50,7 +49,6 @@ def get_config(
             schedule="cosine",
         ),
         mesh=pod_mesh(chips) if chips else MeshConfig(),
-        scoped_vmem_kib=SCOPED_VMEM_KIB if chips else 0,
         ema_decay=0.999,
         num_steps=100_000 if large else 6_000,
         eval_every=2_500 if large else 250,

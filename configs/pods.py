@@ -32,6 +32,7 @@ STAGES = {
     "tokenizer": "configs/tokenizer.py:size=base,chips={chips}",
 }
 SERVED = ("prefill", "decode", "stream")
+QUICK = ("flow", "vocoder", "tokenizer", "stream")  # convolutions: minutes each, or hours
 
 
 def get_matrix() -> list[Entry]:
@@ -41,10 +42,18 @@ def get_matrix() -> list[Entry]:
         chips = slices * int(topology.split("-")[1])
         for stage, config in STAGES.items():
             config = config.format(chips=chips, slices=slices)
-            entries.append(Entry(f"train {stage}", config, "train", topology, slices))
+            quick = stage in QUICK
+            entries.append(Entry(f"train {stage}", config, "train", topology, slices, quick))
         for program in SERVED:
             entries.append(
-                Entry(f"serve {program}", "configs/cosyvoice2.py", program, topology, slices)
+                Entry(
+                    f"serve {program}",
+                    "configs/cosyvoice2.py",
+                    program,
+                    topology,
+                    slices,
+                    program in QUICK,
+                )
             )
     for size, topology in LADDER.items():
         config = f"configs/lm.py:size={size},chips={topology.split('-')[1]}"

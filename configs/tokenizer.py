@@ -19,7 +19,6 @@ from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig, pod_m
 from cosyjax.train.tasks.tokenizer import TokenizerTask
 
 ROWS_OF_CHIP = 2
-SCOPED_VMEM_KIB = 8192  # as in flow.py
 
 
 def get_config(
@@ -80,7 +79,6 @@ def get_config(
             weight_decay=0.01,
         ),
         mesh=pod_mesh(chips, model.embed_dim) if chips else MeshConfig(),
-        scoped_vmem_kib=SCOPED_VMEM_KIB if chips else 0,
         num_steps=6_000 if small else 200_000,
         eval_every=500 if small else 5_000,
         checkpoint_every=500 if small else 5_000,

@@ -8,6 +8,8 @@ import re
 import time
 from typing import Any
 
+import jax
+
 from cosyjax.aot import cost, hlo, kernels
 from cosyjax.aot.collectives import Collective, collectives
 from cosyjax.aot.compilable import Compilable
@@ -18,10 +20,19 @@ from cosyjax.ops import product
 # What must not be rounded: sums of many numbers, and functions whose slope magnifies an error.
 CAREFUL = ("exponential", "log", "log-plus-one", "rsqrt", "sqrt", "power", "sine", "cosine")
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+# XLA unrolls as far as the memory of one operation reaches, and convolutions in full float32 then
+# compile for minutes each. What it costs: docs/experiments.md.
+EFFORT, LEAST = "jax_exec_time_optimization_effort", -1.0
+QUICK_OPTIONS = {"xla_tpu_scoped_vmem_limit_kib": "8192"}
 
 
-def judge(given: Compilable, topology: Topology) -> tuple[Report, Any]:
+def judge(given: Compilable, topology: Topology, *, quick: bool = False) -> tuple[Report, Any]:
     """Compiles and reports; a program that is too large for the memory is a report as well.
+
+    Args:
+      given: the program.
+      topology: what it is for.
+      quick: the compiler does as little as it can.
 
     Returns:
       The report, and the compiled program or None.
@@ -30,6 +41,7 @@ def judge(given: Compilable, topology: Topology) -> tuple[Report, Any]:
         program=given.name,
         topology=topology.name,
         chips=topology.total_chips,
+        quick=quick,
         mesh=dict(given.mesh),
         rows=given.rows,
         units=given.units,
@@ -44,7 +56,7 @@ def judge(given: Compilable, topology: Topology) -> tuple[Report, Any]:
     lower_s = time.perf_counter() - start
     start, busy = time.perf_counter(), time.process_time()
     try:
-        compiled = lowered.compile()
+        compiled = _quickly(lowered) if quick else lowered.compile()
     except Exception as error:  # of the compiler, whose classes are not public
         if OUT_OF_MEMORY not in str(error):
             raise
@@ -65,6 +77,16 @@ def judge(given: Compilable, topology: Topology) -> tuple[Report, Any]:
         ),
         compiled,
     )
+
+
+def _quickly(lowered: Any) -> Any:
+    """Compiles with the least effort; the setting is the process's own and put back."""
+    before = getattr(jax.config, EFFORT)
+    jax.config.update(EFFORT, LEAST)
+    try:
+        return lowered.compile(compiler_options=QUICK_OPTIONS)
+    finally:
+        jax.config.update(EFFORT, before)
 
 
 def _too_large(error: str) -> str:

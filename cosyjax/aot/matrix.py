@@ -28,6 +28,7 @@ class Entry(NamedTuple):
     program: str
     topology: str
     slices: int = 1
+    quick: bool = False  # compiled with the least effort
 
     @property
     def label(self) -> str:
@@ -36,13 +37,14 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> str:
-        return f"{self.name} | {self.slices} x {self.topology} | {self.config}"
+        key = f"{self.name} | {self.slices} x {self.topology} | {self.config}"
+        return key + " | quick" * self.quick
 
 
 def compile_entry(entry: Entry, read: Read, tell: Callable[[str], None]) -> dict[str, Any]:
     """The report of one entry, as JSON, with what it was made from."""
     topology = topologies.parse(entry.topology, entry.slices)
-    request = Request(read(entry.config), topology, (entry.program,))
+    request = Request(read(entry.config), topology, (entry.program,), quick=entry.quick)
     (report,) = compile_all(request, tell)
     made = {"name": entry.name, "key": entry.key, "config": entry.config, "jax": jax.__version__}
     return made | report.as_json()

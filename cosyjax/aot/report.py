@@ -85,6 +85,7 @@ class Report:
     params: int
     peak_flops: float  # of a chip
     model_flops: float | None = None  # of a chip's share, by the sizes of the model
+    quick: bool = False  # compiled with the least effort: what follows is of that program
     error: str = ""  # why there is no program; then what follows is empty
     lower_s: float = 0.0
     compile_s: float = 0.0

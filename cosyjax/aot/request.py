@@ -33,6 +33,7 @@ class Request:
     topology: Topology
     names: tuple[str, ...] = ()  # of the programs; none: all
     serve: ServeConfig = ServeConfig()
+    quick: bool = False  # the compiler does as little as it can, see `judge`
 
     def with_rows(self, rows: int) -> Request:
         """The same for so many rows of each chip."""
@@ -70,6 +71,8 @@ def programs(request: Request) -> dict[str, Compilable]:
 def compile_all(request: Request, tell: Tell, save: Path | None = None) -> list[Report]:
     """Compiles every program that is asked for; with `save` one, which is kept there."""
     made = programs(request)
+    if save is not None and request.quick:
+        raise InputError("--save keeps what a pod runs, --quick makes it slow; leave one out")
     if save is not None and len(made) != 1:
         raise InputError(
             f"--save keeps one program; choose with --programs among {', '.join(made)}"
@@ -77,7 +80,7 @@ def compile_all(request: Request, tell: Tell, save: Path | None = None) -> list[
     reports = []
     for one in made.values():
         tell(f"compiling {one.name} for {request.topology.name} ...")
-        report, compiled = judge(one, request.topology)
+        report, compiled = judge(one, request.topology, quick=request.quick)
         reports.append(report)
         if save is not None and compiled is not None:
             keep(compiled, save)

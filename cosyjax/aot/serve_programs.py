@@ -20,7 +20,6 @@ from cosyjax.infer.modules import MODULES
 from cosyjax.infer.stages import TABLE, Stage, Stages
 from cosyjax.models import speaker_encoder
 from cosyjax.train import extract
-from cosyjax.train.program import compiler_options
 
 KEY = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 PLAN = ComputePlan("bfloat16", "bfloat16", "splash", "bfloat16", why="a TPU")
@@ -37,7 +36,6 @@ class ServeConfig:
     left_s: float = 5.0  # how far a stream looks back
     chunk_tokens: int = 25  # of a stream's step
     clip_s: float = 10.0  # of a recording that is read
-    scoped_vmem_kib: int = 4096  # for stream and features, see `train.config.TrainConfig`
 
 
 def serve_programs(
@@ -95,7 +93,6 @@ class _Part:
     units: float
     audio_s: float
     flops: float | None
-    scoped_vmem_kib: int = 0
 
 
 def _prefill(config: BundleConfig, stages: Stages, serve: ServeConfig) -> _Part:
@@ -187,7 +184,6 @@ def _stream(config: BundleConfig, stages: Stages, serve: ServeConfig) -> _Part:
         units=float(serve.rows * serve.chunk_tokens),
         audio_s=audio_s,
         flops=None,
-        scoped_vmem_kib=serve.scoped_vmem_kib,
     )
 
 
@@ -209,7 +205,6 @@ def _features(stages: Stages, serve: ServeConfig) -> _Part:
         units=float(serve.rows),
         audio_s=serve.rows * serve.clip_s,
         flops=None,
-        scoped_vmem_kib=serve.scoped_vmem_kib,
     )
 
 
@@ -220,8 +215,7 @@ def _on_every_chip(name: str, part: _Part, serve: ServeConfig, mesh: Any) -> Com
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), part.params
     )
-    options = compiler_options(mesh, part.scoped_vmem_kib)
-    step = jax.jit(program, donate_argnums=2, compiler_options=options)
+    step = jax.jit(program, donate_argnums=2)
     return Compilable(
         name=name,
         mesh=dict(mesh.shape),

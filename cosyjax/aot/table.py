@@ -38,7 +38,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row["bound"],
         f"{row['run_s'] * 1e3:,.1f} ms",
         mfu,
-        f"{row['compile_cpu_s']:.0f} s",
+        f"{row['compile_cpu_s']:.0f} s" + ", quick" * row["quick"],
     )
 
 

@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--programs", type=lambda words: tuple(words.split(",")), default=(),
         help="of a bundle: some of prefill,decode,stream,features; by default all",
     )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="the compiler's least effort: minutes where convolutions take an hour; what it tells "
+        "of memory and traffic is a few percent off",
+    )  # fmt: skip
     parser.add_argument("--largest", action="store_true", help="search the largest batch that fits")
     parser.add_argument(
         "--matrix", type=Path, help="in the place of --config: a file with get_matrix()"
@@ -100,7 +105,7 @@ def _request(args: argparse.Namespace) -> Any:
         config = override(config, assignment)
     for assignment in args.serve:
         serve = override(serve, assignment)
-    return Request(config, topology, args.programs, serve)
+    return Request(config, topology, args.programs, serve, args.quick)
 
 
 def _run_matrix(args: argparse.Namespace) -> int:

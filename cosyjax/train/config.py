@@ -111,9 +111,6 @@ class TrainConfig:
     ema_groups: tuple[str, ...] = ()  # groups that have one; none named: all that train
     mesh: MeshConfig = MeshConfig()
     rules: tuple[tuple[str, str | None], ...] = tuple(sharding.DEFAULT_RULES)
-    # On-chip memory that XLA may use for one operation of a TPU; 0: its own choice. Convolutions
-    # compile the faster the less it is, see docs/experiments.md.
-    scoped_vmem_kib: int = 0
     eval_every: int = 0  # steps between held-out evaluations; 0: only at the end; -1: never
     eval_batches: int = 0  # held-out batches of an evaluation; 0: all
     samples: bool = True  # write what the task speaks at an evaluation
@@ -130,7 +127,7 @@ class TrainConfig:
         for name in ("num_steps", "accumulate", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("eval_batches", "checkpoint_every", "keep_best", "scoped_vmem_kib"):
+        for name in ("eval_batches", "checkpoint_every", "keep_best"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)} must not be negative")
         if not 0.0 <= self.ema_decay < 1.0:

@@ -59,20 +59,12 @@ def make_program(config: TrainConfig, devices: Sequence[Any] | None = None) -> P
             sharding.placed(step, mesh, config.rules),
             donate_argnums=0,
             out_shardings=(layout.shardings, whole),
-            compiler_options=compiler_options(mesh, config.scoped_vmem_kib),
         ),
         evaluate=jax.jit(
             sharding.placed(config.task.evaluate, mesh, config.rules), out_shardings=whole
         ),
         table=partition.describe(layout, config.rules, boxed),
     )
-
-
-def compiler_options(mesh: jax.sharding.Mesh, scoped_vmem_kib: int) -> dict[str, str] | None:
-    """What XLA is told beside the program; no other platform's compiler knows that of TPUs."""
-    if not scoped_vmem_kib or mesh.devices.flat[0].platform != "tpu":
-        return None
-    return {"xla_tpu_scoped_vmem_limit_kib": str(scoped_vmem_kib)}
 
 
 def replicate(params: Any, layout: partition.Layout) -> Any:

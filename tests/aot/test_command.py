@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from cosyjax.aot import matrix, topology
+from cosyjax.aot import judge, matrix, topology
 from cosyjax.aot.request import load
 from cosyjax.cli import main
 from cosyjax.errors import InputError
@@ -49,6 +49,23 @@ def test_a_step_is_compiled_and_reported(tmp_path: Path, capsys) -> None:
     assert "memory" in said.splitlines()[-2] and "v5e-1" in said.splitlines()[-1]
 
 
+def test_the_least_effort_is_asked_of_one_program_alone(monkeypatch, tmp_path: Path) -> None:
+    asked = []
+
+    def compiles(self, compiler_options=None):
+        asked.append((jax.config.jax_exec_time_optimization_effort, compiler_options))
+        raise RuntimeError("RESOURCE_EXHAUSTED: seen")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiles)
+    monkeypatch.setattr(judge, "QUICK_OPTIONS", {"known to": "TPUs"})
+    written = tmp_path / "out.json"
+    for words, effort, options in [(("--quick",), -1.0, {"known to": "TPUs"}), ((), 0.0, None)]:
+        assert compile_(*words, "--json", str(written)) == 1
+        assert asked[-1] == (effort, options)
+        assert json.loads(written.read_text())[0]["quick"] is bool(words)
+    assert len(asked) == 2
+
+
 def test_a_program_that_does_not_fit_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     tight = topology.GENERATIONS["v5e"]
     chip = tight.chip._replace(hbm_bytes=1000.0)
@@ -64,6 +81,7 @@ def test_a_program_that_does_not_fit_ends_with_1(monkeypatch: pytest.MonkeyPatch
         (["--set", "mesh.fsdp=3"], "needs 3 devices"),
         (["--json", "out.txt"], "suffix"),
         (["--save", "x", "--largest"], "leave --largest out"),
+        (["--save", "x", "--quick"], "leave one out"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_compiled(words, told, capsys) -> None:

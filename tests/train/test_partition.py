@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from cosyjax.errors import InputError
 from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig
 from cosyjax.train.partition import place_batch
-from cosyjax.train.program import compiler_options, make_program
+from cosyjax.train.program import make_program
 from tests.train.toy import ToyData, ToyTask
 
 CONFIG = TrainConfig(
@@ -116,13 +115,3 @@ def test_rows_that_do_not_divide_are_refused_before_they_are_placed() -> None:
     mesh = make_program(dataclasses.replace(CONFIG, mesh=MESHES["fsdp x tensor"])).layout.mesh
     with pytest.raises(InputError, match="batch of 4 rows .x. does not divide .* = 8"):
         place_batch({"x": np.zeros((4, 2))}, mesh, accumulate=2)
-
-
-def test_the_compiler_of_tpus_alone_is_told_of_their_memory() -> None:
-    mesh = lambda name: SimpleNamespace(devices=np.array([SimpleNamespace(platform=name)]))
-    assert compiler_options(mesh("tpu"), 8192) == {"xla_tpu_scoped_vmem_limit_kib": "8192"}
-    assert compiler_options(mesh("tpu"), 0) is None
-    assert compiler_options(mesh("cpu"), 8192) is None
-    assert make_program(dataclasses.replace(CONFIG, scoped_vmem_kib=8192)).step
-    with pytest.raises(InputError, match="scoped_vmem_kib=-1"):
-        dataclasses.replace(CONFIG, scoped_vmem_kib=-1)
