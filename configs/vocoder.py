@@ -4,7 +4,7 @@ cosyjax train --config configs/vocoder.py:size=small --workdir runs/vocoder \
     --set data.sources="[{'path': 'data/speech'}]"
 
 `size=cosyvoice2` is the released model under the official recipe; on a pod, `chips=256` gives each
-chip 16 of its crops. `causal=true` trains the vocoder
+chip 8 of its crops. `causal=true` trains the vocoder
 that streams exactly: it hears `lookahead` frames of mel (20 ms each) beyond the present one.
 """
 
@@ -21,7 +21,7 @@ from cosyjax.models.hift import HiFTConfig
 from cosyjax.train.config import MeshConfig, OptimizerConfig, TrainConfig, pod_mesh
 from cosyjax.train.tasks.vocoder import VocoderTask
 
-ROWS_OF_CHIP = 16
+ROWS_OF_CHIP = 8
 
 
 def get_config(

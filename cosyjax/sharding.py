@@ -169,6 +169,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, _spec(axes))
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+    """Lays what flows through a model out by its rows alone: `constrain` to [B, ...]."""
+    return constrain(x, "batch", *(None,) * (x.ndim - 1))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gather(axes: tuple[str | None, ...], x: jax.Array) -> jax.Array:
     """Brings together what the axes of the batch hold parts of, before a product uses it.

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Dense, LayerNorm, boxed
 from cosyjax.ops import attend, rope
@@ -107,9 +108,11 @@ class FSMNBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """x: [B, T, D], mask: [B, T] True = valid -> [B, T, D] float32."""
         c = self.config
+        x = sharding.keep_rows(x)
         y = LayerNorm(ATTENTION_NORM_EPSILON, name="attention_norm")(x)
-        x = x + FSMNAttention(c, name="attention")(y, mask)
+        x = sharding.keep_rows(x + FSMNAttention(c, name="attention")(y, mask))
         y = LayerNorm(MLP_NORM_EPSILON, name="mlp_norm")(x)
         y = Dense(c.mlp_dim, ("embed", "mlp"), compute=c.compute, name="mlp_in")(y)
         y = jax.nn.gelu(y, approximate=False)
-        return x + Dense(c.embed_dim, ("mlp", "embed"), compute=c.compute, name="mlp_out")(y)
+        y = Dense(c.embed_dim, ("mlp", "embed"), compute=c.compute, name="mlp_out")(y)
+        return sharding.keep_rows(x + y)

@@ -21,7 +21,6 @@ from cosyjax.layers.basic import Axes, Dense, RMSNorm
 from cosyjax.layers.remat import check_policy, remat
 
 MLP_RESULTS = ("float32", "bfloat16")
-STREAM = ("batch", None, None)  # the residual stream [B, T, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +127,10 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """Both of the above; see `GroupedQueryAttention.advance`."""
         # Without this the compiler may lay x out as a kernel is, and gather it for every product.
-        x = sharding.constrain(x, *STREAM)
+        x = sharding.keep_rows(x)
         y, cache = self.attention.advance(self.attention_norm(x), cache, span)
-        x = sharding.constrain(x + y, *STREAM)
-        return sharding.constrain(x + self.mlp(self.mlp_norm(x)), *STREAM), cache
+        x = sharding.keep_rows(x + y)
+        return sharding.keep_rows(x + self.mlp(self.mlp_norm(x))), cache
 
 
 class Transformer(nn.Module):

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cosyjax import sharding
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Dense, Embed, LayerNorm
 from cosyjax.layers.fsmn import FSMNBlock, FSMNBlockConfig
@@ -83,7 +84,7 @@ class ASRHead(nn.Module):
         x = Dense(c.embed_dim, (None, "embed"), compute=c.compute, name="proj_up")(codes)
         for i in range(c.num_encoder_layers):
             x = FSMNBlock(c.encoder, name=f"encoder_{i}")(x, mask)
-        memory = LayerNorm(name="encoder_norm")(x)
+        memory = sharding.keep_rows(LayerNorm(name="encoder_norm")(x))
         start = jnp.full((text_tokens.shape[0], 1), c.start_token, jnp.int32)
         text = jnp.concatenate([start, text_tokens.astype(jnp.int32)], axis=1)
         # A padding value outside the table, such as -1, must not pick a NaN row.
@@ -108,15 +109,18 @@ class DecoderBlock(nn.Module):
         """y: [B, S, D], memory: [B, T, D], mask: [B, T] -> [B, S, D]."""
         c, length = self.config, y.shape[1]
         causal = jnp.tril(jnp.ones((1, length, length), bool))
+        y = sharding.keep_rows(y)
         z = LayerNorm(name="self_norm")(y)
         y = y + DecoderAttention(c, rotary=True, name="self_attention")(z, z, causal)
+        y = sharding.keep_rows(y)
         z = LayerNorm(name="cross_norm")(y)
         cross = DecoderAttention(c, rotary=False, name="cross_attention")
-        y = y + cross(z, memory, mask[:, None, :])
+        y = sharding.keep_rows(y + cross(z, memory, mask[:, None, :]))
         z = LayerNorm(name="mlp_norm")(y)
         z = Dense(c.mlp_dim, ("embed", "mlp"), compute=c.compute, name="mlp_in")(z)
         z = jax.nn.gelu(z, approximate=False)
-        return y + Dense(c.embed_dim, ("mlp", "embed"), compute=c.compute, name="mlp_out")(z)
+        z = Dense(c.embed_dim, ("mlp", "embed"), compute=c.compute, name="mlp_out")(z)
+        return sharding.keep_rows(y + z)
 
 
 class DecoderAttention(nn.Module):

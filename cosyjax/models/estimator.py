@@ -32,8 +32,6 @@ from cosyjax.layers.remat import remat
 from cosyjax.layers.stacking import run_scanned
 from cosyjax.shapes import NUM_MELS
 
-ROWS = ("batch", None, None)  # what flows through the stages, [B, C, D]
-
 
 @dataclasses.dataclass(frozen=True)
 class EstimatorConfig:
@@ -121,14 +119,14 @@ class Stage(nn.Module):
         self, x: jax.Array, state: StageState | None, shift: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, StageState | None]:
         """Advances by `x` [B, C, in_features]; `mask` as in `ChunkTransformer.step`."""
-        x = sharding.constrain(x, *ROWS)
+        x = sharding.keep_rows(x)
         x, resnet = self.resnet.step(x, None if state is None else state.resnet, shift)
         if self.scanned and state is None and self.blocks:
             advance = lambda block, x: block(x, None, mask)[0]
             return run_scanned(self, "blocks", self.blocks, advance, x), None
         after: list[Any] = []
         for i, block in enumerate(self.blocks):
-            x = sharding.constrain(x, *ROWS)
+            x = sharding.keep_rows(x)
             x, cache = block.step(x, None if state is None else state.blocks[i], mask)
             after.append(cache)
         return x, None if state is None else StageState(resnet, tuple(after))

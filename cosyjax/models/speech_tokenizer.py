@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cosyjax import shapes
+from cosyjax import shapes, sharding
 from cosyjax.errors import InputError
 from cosyjax.layers.basic import Conv, Dense, LayerNorm, boxed
 from cosyjax.layers.fsmn import FSMNBlock, FSMNBlockConfig
@@ -147,7 +147,7 @@ class SpeechTokenizer(nn.Module):
         x = mel.astype(jnp.float32)
         for conv in (self.conv1, self.conv2):
             x = jnp.where(_valid(x, lengths)[..., None], x, 0.0)
-            x = jax.nn.gelu(conv(x), approximate=False)
+            x = sharding.keep_rows(jax.nn.gelu(conv(x), approximate=False))
             lengths = (lengths - 1) // 2 + 1
         mask = _valid(x, lengths)
         for layer in self.layers:

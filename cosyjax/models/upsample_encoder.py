@@ -25,8 +25,6 @@ from cosyjax.layers.stacking import run_scanned
 from cosyjax.ops import masks
 from cosyjax.shapes import FRAMES_PER_TOKEN
 
-ROWS = ("batch", None, None)  # what flows through the blocks, [B, T, D]
-
 
 @dataclasses.dataclass(frozen=True)
 class UpsampleEncoderConfig:
@@ -180,12 +178,12 @@ class UpsampleEncoder(nn.Module):
         self, name: str, x: jax.Array, states: tuple[ChunkCache, ...] | None, mask: jax.Array
     ) -> tuple[jax.Array, tuple[ChunkCache, ...]]:
         layers: list[ConformerBlock] = getattr(self, name)
-        advance = lambda block, x: block(sharding.constrain(x, *ROWS), None, mask)[0]
+        advance = lambda block, x: block(sharding.keep_rows(x), None, mask)[0]
         if self.scan_layers and states is None and layers:
             return run_scanned(self, name, layers, advance, x), ()
         after: list[Any] = []
         for i, layer in enumerate(layers):
-            x = sharding.constrain(x, *ROWS)
+            x = sharding.keep_rows(x)
             x, state = layer.step(x, None if states is None else states[i], mask)
             after.append(state)
         return x, tuple(after)

@@ -76,6 +76,13 @@ def test_where_parameters_are_cut_they_are_gathered(row: dict) -> None:
     assert ("all-gather" in row["audit"]["collectives"]) is cut
 
 
+@pytest.mark.parametrize("row", rows_as_params("train flow", "train vocoder"))
+def test_where_every_chip_holds_the_model_gradients_alone_pass(row: dict) -> None:
+    sent = row["audit"]["collectives"]
+    between = sum(one["ici"] for kind, one in sent.items() if "all-reduce" not in kind)
+    assert between < 2**20  # scores, for the median of the relativistic term
+
+
 @pytest.mark.parametrize("group", ["train lm", "train flow", "ladder", "serve decode"])
 def test_products_of_lm_and_flow_are_in_bf16(group: str) -> None:
     for row in rows_of(group):

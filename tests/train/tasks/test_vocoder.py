@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cosyjax import sharding
+from cosyjax.aot import hlo
+from cosyjax.aot.collectives import collectives
 from cosyjax.config import from_dict, to_dict
 from cosyjax.errors import InputError
 from cosyjax.infer.modules import parameter_shapes
@@ -180,3 +183,27 @@ def test_a_run_for_the_pitch_moves_nothing_else():
     assert moved == {"f0_predictor"}
     with pytest.raises(InputError, match="judges"):
         dataclasses.replace(TASK, pitch_only=True)
+
+
+@pytest.mark.parametrize("turn", [0, 1], ids=["discriminators", "generator"])
+def test_a_recording_is_judged_on_the_chip_that_has_it(params, turn: int) -> None:
+    """Gathered are only transforms, which XLA does not cut on a CPU, and scores for a median."""
+    mesh = sharding.make_mesh(2, 1, 1, jax.devices()[:2])
+    place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    given = jax.tree.map(lambda x: place(x, whole), params)
+    batch = {name: place(jnp.concatenate([x, x[:1]]), rows) for name, x in batch_of().items()}
+    group, loss, _ = TASK.turns()[turn]
+
+    def step(own, params, batch, key):
+        return loss({**params, group: own}, batch, key)[0]
+
+    gradients = sharding.placed(jax.grad(step), mesh, sharding.DEFAULT_RULES)
+    step = jax.jit(gradients, out_shardings=whole).lower(
+        given[group], given, batch, jax.random.key(0)
+    )
+    sent = collectives(hlo.parse(step.compile().as_text()), chips_per_slice=2)
+    assert "all-reduce" in {one.kind for one in sent}
+    gathered = [one.op_name for one in sent if one.kind != "all-reduce"]
+    assert all("fft" in name or "sort" in name for name in gathered), gathered
+    assert {one.kind for one in sent} <= {"all-reduce", "all-gather"}
